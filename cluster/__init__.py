@@ -1,0 +1,1 @@
+"""How it all runs: Ray head and workers, MLflow server, serving."""

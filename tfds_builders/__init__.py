@@ -1,0 +1,1 @@
+"""TFDS builders: from folders of images to sharded TFRecords with a manifest."""

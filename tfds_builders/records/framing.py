@@ -1,0 +1,71 @@
+"""TFRecord framing, and reading one record by its offset.
+
+A frame is: uint64 length (little-endian), uint32 masked crc32c of those 8 bytes, the payload, uint32 masked crc32c of
+the payload. Source: tensorflow/core/lib/io/record_writer.h.
+"""
+
+import os
+import struct
+
+import google_crc32c
+
+HEADER_BYTES = 12
+FOOTER_BYTES = 4
+OVERHEAD_BYTES = HEADER_BYTES + FOOTER_BYTES
+
+_MASK_DELTA = 0xA282EAD8  # tensorflow/core/lib/hash/crc32c.h
+
+
+class CorruptRecord(ValueError):
+    """A frame whose length or checksum does not hold. The message names the file offset and the failed check."""
+
+
+def masked_crc32c(data: bytes) -> int:
+    """The masked crc32c of `data`, 0 <= value < 2**32: rotated right by 15 bits, plus a constant."""
+    crc = google_crc32c.value(data)
+    return (((crc >> 15) | (crc << 17)) + _MASK_DELTA) & 0xFFFFFFFF
+
+
+def frame(payload: bytes) -> bytes:
+    """The TFRecord frame of `payload`: 16 bytes longer than it."""
+    length = struct.pack("<Q", len(payload))
+    return b"".join(
+        (
+            length,
+            struct.pack("<I", masked_crc32c(length)),
+            payload,
+            struct.pack("<I", masked_crc32c(payload)),
+        )
+    )
+
+
+def payload_of(data: bytes, offset: int = 0) -> bytes:
+    """The payload of one whole frame held in `data`; `offset` is where the frame lies in its file, for the message.
+
+    Raises:
+      CorruptRecord: truncated frame, wrong length, wrong checksum of the length or of the payload.
+    """
+    if len(data) < OVERHEAD_BYTES:
+        raise CorruptRecord(f"the record at offset {offset} is truncated: {len(data)} bytes")
+    length, length_crc = struct.unpack_from("<QI", data)
+    if masked_crc32c(data[:8]) != length_crc:
+        raise CorruptRecord(f"the record at offset {offset} has a damaged length: its checksum does not hold")
+    if length != len(data) - OVERHEAD_BYTES:
+        raise CorruptRecord(
+            f"the record at offset {offset} is {length} bytes long, the manifest says {len(data) - OVERHEAD_BYTES}"
+        )
+    payload = data[HEADER_BYTES:-FOOTER_BYTES]
+    if masked_crc32c(payload) != struct.unpack_from("<I", data, HEADER_BYTES + length)[0]:
+        raise CorruptRecord(f"the record at offset {offset} has damaged content: its checksum does not hold")
+    return payload
+
+
+def read_payload(fd: int, offset: int, length: int) -> bytes:
+    """Reads the frame of `length` bytes at `offset` of the open file `fd` and returns its payload.
+
+    Uses os.pread: safe from several threads on one descriptor.
+
+    Raises:
+      CorruptRecord: as `payload_of`.
+    """
+    return payload_of(os.pread(fd, length, offset), offset)

@@ -1,0 +1,1 @@
+"""The build engine: scan, validate, split, plan, write."""

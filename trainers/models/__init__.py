@@ -1,0 +1,1 @@
+"""Detectors: functions that return uncompiled Keras 3 models, preprocessing inside."""
