@@ -1,0 +1,67 @@
+# Every target does its own set-up: the virtual environment in .venv is made on first use and reused.
+
+.DEFAULT_GOAL := help
+
+# The first of these that is Python 3.11 to 3.13 and can make virtual environments; or say PYTHON=/path/to/python3.12.
+CANDIDATES := python3.11 python3.12 python3.13 python3 python
+IS_SUITABLE := import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+PYTHON ?= $(shell for python in $(CANDIDATES); do \
+	"$$python" -c '$(IS_SUITABLE)' 2>/dev/null && { echo "$$python"; break; }; done)
+
+NEEDS_PYTHON = realshard needs Python 3.11, 3.12 or 3.13 with its venv module, found: $(or $(PYTHON),none). \
+	Install one (Debian: apt-get install python3.11-venv) or name it: make PYTHON=/usr/bin/python3.12
+
+STAMP := .venv/.installed
+RUN := .venv/bin/python
+
+# On one machine everything listens on loopback, without tokens; a cluster beyond it sets RAY_AUTH_MODE=token.
+export RAY_AUTH_MODE ?= disabled
+export RAY_USAGE_STATS_ENABLED ?= 0
+export MLFLOW_DISABLE_TELEMETRY ?= true
+export TF_CPP_MIN_LOG_LEVEL ?= 3
+
+.PHONY: help install demo test test-long lint format ui cluster-up cluster-down clean
+
+help:  ## list the targets (what `make` alone does)
+	@sed -n 's/^\([a-z][a-z-]*\):.*  ## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r target text; do \
+		printf '%-20s %s\n' "$$target" "$$text"; done
+
+$(STAMP): pyproject.toml constraints.txt
+	@"$(PYTHON)" -c '$(IS_SUITABLE)' 2>/dev/null || { echo "$(NEEDS_PYTHON)" >&2; exit 1; }
+	@.venv/bin/python -c '$(IS_SUITABLE)' 2>/dev/null || "$(PYTHON)" -m venv --clear .venv
+	@echo "installing into .venv with the versions of constraints.txt ..."
+	@$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $(STAMP)
+
+install: $(STAMP)  ## make .venv and install the project into it
+
+demo: $(STAMP)  ## photographs -> shards -> training -> MLflow -> a verdict; ends with a table (about 10 minutes)
+	@$(RUN) -m trainers.demo
+
+test: $(STAMP)  ## the tests (at most 15 minutes on 2 cores, no network)
+	@$(RUN) -m pytest
+
+test-long: $(STAMP)  ## the slow tests: faults, scale, jobs on a cluster
+	@$(RUN) -m pytest -m long
+
+lint: $(STAMP)  ## ruff and mypy
+	@$(RUN) -m ruff check .
+	@$(RUN) -m ruff format --check .
+	@$(RUN) -m mypy
+
+format: $(STAMP)  ## let ruff rewrite what it can
+	@$(RUN) -m ruff check --fix .
+	@$(RUN) -m ruff format .
+
+ui: $(STAMP)  ## MLflow's pages on http://127.0.0.1:5000, until Ctrl-C
+	@$(RUN) -m cluster.ui
+
+cluster-up: $(STAMP)  ## start a Ray head here; then `ray job submit trainers/resnet.py`
+	@$(RUN) -m cluster.head up
+
+cluster-down: $(STAMP)  ## stop that Ray head
+	@$(RUN) -m cluster.head down
+
+clean:  ## delete what the commands made in this folder (runs/, caches); keeps .venv and REALSHARD_HOME
+	@rm -rf runs build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@find . -name .venv -prune -o -name .git -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +

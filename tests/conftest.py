@@ -1,0 +1,92 @@
+"""What the tests share: a home of their own, one local Ray, two logical CPU devices."""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+
+_isolation = pytest.StashKey[str]()
+
+# A caller's settings that would change what the tests see.
+_FOREIGN_PREFIXES = ("REALSHARD_", "MLFLOW_", "RAY_", "TFDS_", "KERAS_")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Before anything is imported: nothing is read from or written to the caller's home directory."""
+    root = tempfile.mkdtemp(prefix="realshard-tests-")
+    config.stash[_isolation] = root
+    for name in list(os.environ):
+        if name.startswith(_FOREIGN_PREFIXES) or name == "TF_USE_LEGACY_KERAS":
+            del os.environ[name]
+    os.environ.update(
+        HOME=root,
+        XDG_CACHE_HOME=f"{root}/.cache",
+        MPLCONFIGDIR=f"{root}/.matplotlib",
+        MPLBACKEND="agg",
+        REALSHARD_HOME=f"{root}/realshard",
+        RAY_AUTH_MODE="disabled",
+        RAY_USAGE_STATS_ENABLED="0",
+        MLFLOW_DISABLE_TELEMETRY="true",
+        TF_CPP_MIN_LOG_LEVEL="3",
+        CUDA_VISIBLE_DEVICES="-1",
+    )
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Removes the tests' home directory."""
+    shutil.rmtree(config.stash[_isolation], ignore_errors=True)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Two logical CPU devices, if a test asks for them: possible only before TensorFlow runs its first operation."""
+    if session.config.option.collectonly:
+        return
+    if any("two_devices" in getattr(item, "fixturenames", ()) for item in session.items):
+        import tensorflow as tf
+
+        cpu = tf.config.list_physical_devices("CPU")[0]
+        tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+
+
+@pytest.fixture(scope="session")
+def two_devices() -> list[str]:
+    """The names of two logical CPU devices of this process, ["CPU:0", "CPU:1"], for MirroredStrategy."""
+    import tensorflow as tf
+
+    names = [device.name.removeprefix("/device:") for device in tf.config.list_logical_devices("CPU")]
+    assert names == ["CPU:0", "CPU:1"]
+    return names
+
+
+@pytest.fixture(scope="session")
+def ray_session():
+    """One local Ray of 4 CPUs for the whole session; starting it takes seconds, so tests share it."""
+    import ray
+
+    ray.init(
+        address="local",
+        num_cpus=4,  # logical: more workers than cores is fine for small data
+        object_store_memory=200 * 1024 * 1024,  # bytes
+        include_dashboard=False,
+        log_to_driver=True,
+        logging_level="warning",
+    )
+    yield ray
+    ray.shutdown()
+
+
+@pytest.fixture
+def realshard_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty REALSHARD_HOME for this test alone: its own MLflow database, jobs and models."""
+    path = tmp_path / "home"
+    path.mkdir()
+    monkeypatch.setenv("REALSHARD_HOME", str(path))
+    return path
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The root of the source tree."""
+    return Path(__file__).resolve().parents[1]
