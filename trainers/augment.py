@@ -1,0 +1,54 @@
+"""Random changes of training images, drawn for each example from (seed, position) alone.
+
+The same position gives the same image on any worker, in any batch, before and after a restart.
+"""
+
+from typing import Any
+
+import tensorflow as tf
+
+_NUM_DRAWS = 6  # one number per operation, whether it is on or not: switching one off leaves the others' draws alone
+
+
+def augment_uint8(image: tf.Tensor, config: Any, seed: int, position: tf.Tensor) -> tf.Tensor:
+    """One image, changed in the published order: flips, brightness, contrast, hue, saturation.
+
+    The operations are those of `tf.image.random_*` on RGB in [0, 1], their results clipped to [0, 1] once at the end
+    as the published layers do, and rounded to the nearest of 256 levels.
+
+    Args:
+      image: uint8 [height, width, 3], RGB.
+      config: an AugmentConfig: `augment`, `flip_left_right`, `flip_up_down` (bool); `brightness` (largest difference),
+        `contrast`, `saturation` (largest deviation of the factor from 1), `hue` (largest turn, part of the circle).
+      seed: of the training.
+      position: scalar int64, the example's place in the whole training (see `trainers.order`).
+
+    Returns:
+      uint8 [height, width, 3].
+    """
+    if not config.augment:
+        return image
+    # philox everywhere: "auto" may choose another generator on another kind of device.
+    draws = tf.random.stateless_uniform([_NUM_DRAWS], tf.stack([tf.constant(seed, tf.int64), position]), alg="philox")
+    left_right, up_down, brightness, contrast, hue, saturation = tf.unstack(draws)
+    if config.flip_left_right:
+        image = tf.cond(left_right < 0.5, lambda: tf.reverse(image, [1]), lambda: image)
+    if config.flip_up_down:
+        image = tf.cond(up_down < 0.5, lambda: tf.reverse(image, [0]), lambda: image)
+    if not (config.brightness or config.contrast or config.hue or config.saturation):
+        return image
+    colours = tf.cast(image, tf.float32) / 255.0
+    if config.brightness:
+        colours += _around(0.0, config.brightness, brightness)
+    if config.contrast:
+        colours = tf.image.adjust_contrast(colours, _around(1.0, config.contrast, contrast))
+    if config.hue:
+        colours = tf.image.adjust_hue(colours, _around(0.0, config.hue, hue))
+    if config.saturation:
+        colours = tf.image.adjust_saturation(colours, _around(1.0, config.saturation, saturation))
+    return tf.cast(tf.round(tf.clip_by_value(colours, 0.0, 1.0) * 255.0), tf.uint8)
+
+
+def _around(centre: float, radius: float, draw: tf.Tensor) -> tf.Tensor:
+    """`draw`, uniform in [0, 1), as a number uniform in [centre - radius, centre + radius)."""
+    return centre - radius + 2 * radius * draw

@@ -1,0 +1,246 @@
+"""A built dataset directory, and selections of its records.
+
+    dataset = load(find("ai_vs_human", data_dir))
+    train = dataset.select("train", exclude={"generator": {"splice"}})
+    train.labels, len(train), train.ids()
+
+Everything comes from the manifest beside the shards: where each record lies, how long it is, what it shows. Columns
+are arrow or numpy arrays throughout, so that a manifest of 700,000 rows stays at some hundred megabytes.
+"""
+
+import dataclasses
+import functools
+import json
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from tfds_builders.records.errors import Refused
+from tfds_builders.records.schema import BUILD, LABELS, MANIFEST, SCHEME_PREFIX
+
+DATASET_INFO = "dataset_info.json"
+TRAIN = "train"
+
+# What tf.io.decode_image and every other decoder agree about without looking closer.
+_PLAIN_MODES = ("RGB", "L")
+_PLAIN_FORMATS = ("JPEG", "PNG")
+
+Values = Mapping[str, Collection]  # column -> the values that are meant
+
+
+@dataclasses.dataclass(frozen=True)
+class Records:
+    """Some records of one dataset, in manifest order. Row r, 0 <= r < len, names the same record in every array.
+
+    Attributes:
+      directory: where the shards lie.
+      table: the manifest's rows of these records.
+    """
+
+    directory: Path
+    table: pa.Table = dataclasses.field(repr=False)
+
+    def __len__(self) -> int:
+        return self.table.num_rows
+
+    def ids(self, rows: np.ndarray | None = None) -> list[str]:
+        """The ids of `rows` (int [k]), or of all records: unique, '/'-separated paths in the source."""
+        column = self.table["id"]
+        return (column if rows is None else column.take(pa.array(rows))).to_pylist()
+
+    def with_labels(self, labels: np.ndarray) -> "Records":
+        """The same records under other labels (int [n], 0 or 1): for controls such as shuffled labels."""
+        column = self.table.column_names.index("label")
+        return Records(self.directory, self.table.set_column(column, "label", pa.array(labels, pa.int8())))
+
+    @functools.cached_property
+    def labels(self) -> np.ndarray:
+        """int8 [n]: 0 real, 1 fake."""
+        return self._numpy("label")
+
+    @functools.cached_property
+    def offsets(self) -> np.ndarray:
+        """int64 [n]: where the TFRecord frame begins in its shard, bytes."""
+        return self._numpy("offset")
+
+    @functools.cached_property
+    def lengths(self) -> np.ndarray:
+        """int64 [n]: length of the frame, bytes."""
+        return self._numpy("length")
+
+    @functools.cached_property
+    def image_offsets(self) -> np.ndarray:
+        """int32 [n]: where the encoded image begins inside the payload, bytes."""
+        return self._numpy("image_offset")
+
+    @functools.cached_property
+    def image_bytes(self) -> np.ndarray:
+        """int64 [n]: length of the encoded image."""
+        return self._numpy("bytes")
+
+    @functools.cached_property
+    def shard_names(self) -> list[str]:
+        """The file names that `shards` counts through."""
+        return self._shard_codes.dictionary.to_pylist()
+
+    @functools.cached_property
+    def shards(self) -> np.ndarray:
+        """int32 [n]: index into `shard_names`."""
+        return self._shard_codes.indices.to_numpy(zero_copy_only=False).astype(np.int32)
+
+    @functools.cached_property
+    def is_plain(self) -> np.ndarray:
+        """bool [n]: the stored bytes are an upright 8-bit grey or RGB image; others go through `plain_bytes` first."""
+        table = self.table
+        tests = (
+            pc.equal(table["orientation"], 1),
+            pc.equal(pc.list_value_length(table["flags"]), 0),
+            pc.is_in(table["mode"], value_set=pa.array(_PLAIN_MODES)),
+            pc.is_in(table["format"], value_set=pa.array(_PLAIN_FORMATS)),
+        )
+        return functools.reduce(pc.and_, tests).to_numpy()
+
+    @functools.cached_property
+    def _shard_codes(self) -> pa.DictionaryArray:
+        return self.table["shard"].combine_chunks().dictionary_encode()
+
+    def _numpy(self, column: str) -> np.ndarray:
+        return self.table[column].to_numpy()
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """A built dataset.
+
+    Attributes:
+      directory: <data_dir>/<name>/<version>.
+      name, version: as TFDS knows them.
+      fingerprint: 64 hex digits over ids, contents, labels, splits and build settings.
+      table: the manifest without its content hashes, one row a record.
+      build: what `build.json` says (counts per split, validation, ...).
+    """
+
+    directory: Path
+    name: str
+    version: str
+    fingerprint: str
+    table: pa.Table = dataclasses.field(repr=False)
+    build: dict = dataclasses.field(repr=False)
+
+    def select(
+        self,
+        split: str,
+        only: Values | None = None,
+        exclude: Values | None = None,
+        scheme: str | None = None,
+    ) -> Records:
+        """The records of `split`, of them those with one of the `only` values and none of the `exclude` values.
+
+        Args:
+          split: "train", "validation" or "test".
+          only, exclude: {column: values}; "real" and "fake" (or 0 and 1) in the column "label".
+          scheme: name of a further split scheme of the manifest, instead of the split that was written.
+
+        Raises:
+          Refused: no such split, scheme, column or value; nothing left; one class left to train on.
+        """
+        column = "split" if scheme is None else SCHEME_PREFIX + scheme
+        if column not in self.table.column_names:
+            schemes = [c.removeprefix(SCHEME_PREFIX) for c in self.table.column_names if c.startswith(SCHEME_PREFIX)]
+            raise Refused(f"{self.name} has no split scheme {scheme!r}; it has: {_listed(schemes) or 'none'}.")
+        if split not in self._values(column):
+            raise Refused(
+                f"{self.name} has no split {split!r}; it has: {_listed(sorted(self._values(column) - {''}))}."
+            )
+        kept = pc.equal(self.table[column], split)
+        for column, values in (only or {}).items():
+            kept = pc.and_(kept, self._is_one_of(column, values))
+        for column, values in (exclude or {}).items():
+            kept = pc.and_(kept, pc.invert(self._is_one_of(column, values)))
+        records = Records(self.directory, self.table.filter(kept))
+
+        selection = f"split {split!r}, only {dict(only or {})}, exclude {dict(exclude or {})}"
+        if not len(records):
+            raise Refused(f"{self.name} has no record in this selection: {selection}. Select less strictly.")
+        if split == TRAIN and len(classes := np.unique(records.labels)) < len(LABELS):
+            raise Refused(
+                f"Training needs both classes; all {len(records)} records of {self.name} in this selection are "
+                f"{LABELS[classes[0]]!r}: {selection}. Select less strictly."
+            )
+        return records
+
+    def _is_one_of(self, column: str, values: Collection) -> pa.ChunkedArray:
+        selectable = [f.name for f in self.table.schema if pa.types.is_string(f.type) or pa.types.is_integer(f.type)]
+        if column not in selectable:
+            raise Refused(f"{self.name} has no column {column!r} to select by; it has: {_listed(selectable)}.")
+        values = {values} if isinstance(values, str) else set(values)
+        if column == "label":
+            values = {LABELS.index(v) if v in LABELS else v for v in values}
+        wanted = {str(value) for value in values}
+        known = {str(value) for value in self._values(column)}
+        if wanted - known:  # a misspelt value would silently select or exclude nothing
+            raise Refused(
+                f"No record of {self.name} has {column} = {_listed(sorted(wanted - known))}; "
+                f"there is: {_listed(sorted(known)[:20])}{', ...' if len(known) > 20 else ''}."
+            )
+        return pc.is_in(self.table[column].cast(pa.string()), value_set=pa.array(sorted(wanted), pa.string()))
+
+    def _values(self, column: str) -> set:
+        return set(pc.unique(self.table[column]).to_pylist())
+
+
+def load(directory: str | Path) -> Dataset:
+    """Reads the manifest of a built dataset directory and checks that its shards are there at full length.
+
+    Raises:
+      Refused: not a built dataset, no manifest, or a shard is missing or cut short.
+    """
+    directory = Path(directory).absolute()
+    for name in (DATASET_INFO, MANIFEST, BUILD):
+        if not (directory / name).is_file():
+            raise Refused(
+                f"{directory} holds no {name}: it is not a dataset built by this project's builders. "
+                f"Build one with: tfds build tfds_builders/NAME --data_dir DATA_DIR"
+            )
+    info = json.loads((directory / DATASET_INFO).read_text())
+    build = json.loads((directory / BUILD).read_text())
+    columns = [name for name in pq.read_schema(directory / MANIFEST).names if name != "sha256"]
+    table = pq.read_table(directory / MANIFEST, columns=columns)
+    _check_shards(directory, table)
+    return Dataset(directory, info["name"], info["version"], build["fingerprint"], table, build)
+
+
+def find(name: str, data_dir: str | Path) -> Path:
+    """The directory of the newest version of dataset `name` built under `data_dir`.
+
+    Raises:
+      Refused: it is not built there; the sentence holds the command that builds it.
+    """
+    data_dir = Path(data_dir).expanduser().absolute()
+    versions = [path.parent for path in (data_dir / name).glob(f"[0-9]*.[0-9]*.[0-9]*/{DATASET_INFO}")]
+    if not versions:
+        raise Refused(
+            f"The dataset {name!r} is not built in {data_dir}. Build it with: "
+            f"tfds build tfds_builders/{name} --data_dir {data_dir} --manual_dir FOLDER_WITH_ITS_IMAGES"
+        )
+    return max(versions, key=lambda path: [int(part) for part in path.name.split(".")])
+
+
+def _check_shards(directory: Path, table: pa.Table) -> None:
+    ends = pa.table({"shard": table["shard"], "end": pc.add(table["offset"], table["length"])})
+    for row in ends.group_by("shard").aggregate([("end", "max")]).to_pylist():
+        path = directory / row["shard"]
+        size = path.stat().st_size if path.is_file() else -1
+        if size < row["end_max"]:
+            found = "is missing" if size < 0 else f"has {size} bytes"
+            raise Refused(
+                f"The manifest needs {row['end_max']} bytes of {path}, which {found}. Build the dataset again."
+            )
+
+
+def _listed(names: Collection[str]) -> str:
+    return ", ".join(repr(name) for name in names)
