@@ -1,0 +1,124 @@
+"""Headers of the formats that are converted before TensorFlow sees them: GIF, WebP, TIFF."""
+
+import io
+import struct
+from collections.abc import Iterator
+
+from tfds_builders.records.facts import BadImage, ImageFacts, NeedMore, exif_orientation, make_facts, need
+
+
+def gif_blocks(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """The blocks of a whole GIF file: (introducer byte, begin, end), the last being the trailer 0x3B.
+
+    Raises:
+      BadImage: truncated, or undecodable (a block of an unknown kind).
+    """
+    position = 13 + (3 << (data[10] & 7) + 1 if data[10] & 0x80 else 0)
+    try:
+        while True:
+            begin, introducer = position, data[position]
+            if introducer == 0x3B:
+                yield introducer, begin, begin + 1
+                return
+            if introducer == 0x21:  # extension: label, sub-blocks
+                position += 2
+            elif introducer == 0x2C:  # image: descriptor, colour table, code size, sub-blocks
+                flags = data[position + 9]
+                position += 11 + (3 << (flags & 7) + 1 if flags & 0x80 else 0)
+            else:
+                raise BadImage("undecodable", f"the GIF file has a block of unknown kind {introducer} at byte {begin}")
+            while data[position]:
+                position += 1 + data[position]
+            position += 1
+            yield introducer, begin, position
+    except IndexError:
+        raise BadImage("truncated", f"the GIF file ends after {len(data)} bytes, inside a block") from None
+
+
+def inspect_gif(data: bytes, size: int) -> ImageFacts:
+    """The screen and the blocks: only a walk through the file tells a still picture from an animation."""
+    if len(data) < size:
+        raise NeedMore(size)
+    width, height = struct.unpack_from("<HH", data, 6)
+    images, has_alpha = 0, False
+    try:
+        for introducer, begin, _ in gif_blocks(data):
+            if introducer == 0x2C:
+                images += 1
+                if images == 1:
+                    left, top, image_width, image_height = struct.unpack_from("<HHHH", data, begin + 1)
+                    width, height = max(width, left + image_width), max(height, top + image_height)
+            elif introducer == 0x21 and data[begin + 1] == 0xF9 and not images:
+                has_alpha = bool(data[begin + 3] & 1)
+    except BadImage:
+        if not images:
+            raise
+    if not images:
+        raise BadImage("undecodable", "the GIF file holds no image")
+    return make_facts("GIF", width, height, "P", has_alpha=has_alpha, animated=images > 1)
+
+
+def inspect_webp(data: bytes, size: int) -> ImageFacts:
+    """The first chunk: VP8 (lossy), VP8L (lossless), or VP8X (extended: alpha, animation, EXIF)."""
+    kind = data[12:16]
+    if kind == b"VP8X":
+        flags = data[20]
+        width = int.from_bytes(data[24:27], "little") + 1
+        height = data[27] + (data[28] << 8) + (data[29] << 16) + 1
+        has_alpha, animated, orientation = bool(flags & 0x10), bool(flags & 0x02), 1
+        if flags & 0x08:  # the EXIF chunk comes after the image
+            if len(data) < size:
+                raise NeedMore(size)
+            position = 12
+            while position + 8 <= size:
+                length = int.from_bytes(data[position + 4 : position + 8], "little")
+                if data[position : position + 4] == b"EXIF":
+                    exif = data[position + 8 : position + 8 + length]
+                    orientation = exif_orientation(exif.removeprefix(b"Exif\0\0"))
+                    break
+                position += 8 + length + (length & 1)
+        mode = "RGBA" if has_alpha else "RGB"
+        return make_facts(
+            "WEBP", width, height, mode, orientation=orientation, has_alpha=has_alpha, animated=animated
+        )  # fmt: skip
+    if kind == b"VP8 ":
+        width, height = struct.unpack_from("<HH", data, 26)
+        if data[23:26] != b"\x9d\x01\x2a":
+            raise BadImage("undecodable", "the WebP file has no VP8 key frame")
+        return make_facts("WEBP", width & 0x3FFF, height & 0x3FFF, "RGB")
+    if kind == b"VP8L":
+        signature, packed = struct.unpack_from("<BI", data, 20)
+        if signature != 0x2F:
+            raise BadImage("undecodable", "the WebP file has no VP8L signature")
+        has_alpha = bool(packed >> 28 & 1)
+        width, height = (packed & 0x3FFF) + 1, (packed >> 14 & 0x3FFF) + 1
+        return make_facts("WEBP", width, height, "RGBA" if has_alpha else "RGB", has_alpha=has_alpha)
+    if len(data) < 16:
+        need(30, data, size)
+    raise BadImage("undecodable", f"the WebP file begins with an unknown chunk, {kind!r}")
+
+
+def inspect_tiff(data: bytes, size: int) -> ImageFacts:
+    """Pillow reads the directory, which lies anywhere in the file."""
+    from PIL import Image
+
+    if len(data) < size:
+        raise NeedMore(size)
+    try:
+        with Image.open(io.BytesIO(data), formats=["TIFF"]) as image:
+            tags, mode, frames = image.tag_v2, image.mode, image.n_frames
+            width, height, orientation = int(tags[256]), int(tags[257]), tags.get(274, 1)
+            bits = int(max(tags.get(258, (1,))))
+    except Image.DecompressionBombError as error:
+        raise BadImage("decompression_bomb", f"the TIFF header declares too many pixels: {error}") from None
+    except MemoryError:  # says something about the machine, not about the file
+        raise
+    except Exception as error:  # Pillow raises a dozen types on damaged directories
+        raise BadImage("undecodable", f"the TIFF header cannot be read: {type(error).__name__}: {error}") from None
+    if mode.startswith("I;16"):
+        mode, bits = "I;16", 16
+    if mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "I;16"):
+        raise BadImage("unsupported", f"the TIFF holds samples without an agreed scale: mode {mode}, {bits} bits")
+    orientation = orientation if orientation in range(1, 9) else 1
+    has_alpha = mode in ("LA", "PA", "RGBA")
+    return make_facts("TIFF", width, height, mode, bits, orientation, has_alpha, animated=frames > 1)
