@@ -1,0 +1,204 @@
+"""Registered models: packed, compared with what was trained, given an alias; and loaded again.
+
+    version = register(run_id, Path("model.keras"), images=[png], registered_name="realshard-resnet50", ...)
+    load_detector("models:/realshard-resnet50@champion").predict([png])
+
+What a registered model does when asked is verdict.py's.
+"""
+
+import contextlib
+import dataclasses
+import os
+import re
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tfds_builders.records.errors import Refused
+from trainers import packing
+from trainers.store import database_file, ensure_reachable, tracking_uri
+from trainers.tracking import client_of, mlflow_module, source_tags
+
+CHAMPION, CHALLENGER = "champion", "challenger"
+MAX_DIFFERENCE = 1e-5  # between P(fake) of the model as registered and as trained
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """What a detector says of one image: label and P(fake), or, if it cannot be read, neither but an error."""
+
+    label: str | None
+    p_fake: float | None
+    threshold: float
+    error: str | None
+
+
+class Detector:
+    """A loaded model. `name` and `version` are those of the registry; None for a model that is not in it."""
+
+    def __init__(self, pyfunc: Any, name: str | None = None, version: int | None = None):
+        self.name, self.version = name, version
+        self._pyfunc = pyfunc
+
+    def predict(self, images: Sequence[bytes]) -> list[Verdict]:
+        """The verdict on each of the encoded images, in order."""
+        import pandas as pd
+
+        rows = self._pyfunc.predict(pd.DataFrame({"image": list(images)}, dtype=object))
+        return [Verdict(row.label, row.p_fake, row.threshold, row.error) for row in rows.itertuples()]
+
+
+@contextlib.contextmanager
+def _store_for_all(uri: str) -> Iterator[Any]:
+    # Saving and loading models know only MLflow's process-wide URI, which it exports to the environment as well.
+    mlflow = mlflow_module()
+    before = os.environ.get("MLFLOW_TRACKING_URI")
+    mlflow.set_tracking_uri(uri)
+    try:
+        yield mlflow
+    finally:
+        mlflow.set_tracking_uri(before)
+        if before is None:
+            os.environ.pop("MLFLOW_TRACKING_URI", None)
+
+
+def register(
+    run_id: str,
+    keras_file: Path,
+    *,
+    images: Sequence[bytes],
+    registered_name: str,
+    image_size: int,
+    threshold: float,
+    label_names: Sequence[str],
+    tags: Mapping[str, Any],
+    expected: Sequence[float] | None = None,
+) -> int:
+    """Packs a Keras model as a detector, loads it back, and registers it if it gives the same scores.
+
+    Args:
+      run_id: the run that trained it.
+      keras_file: maps uint8 RGB (n, image_size, image_size, 3) to P(fake) (n, 1).
+      images: some encoded images (32 are plenty) to compare on.
+      registered_name: in MLflow's registry; made if new. Its first version gets the alias `champion`, every later one
+        becomes the `challenger`.
+      image_size: pixels.
+      threshold: an image is called fake from this P(fake) on.
+      label_names: of label 0 and 1.
+      tags: of the model version; the run's id and source commit are added.
+      expected: P(fake) of `images` as computed where the model was trained; None: computed from `keras_file`.
+
+    Returns:
+      The version.
+
+    Raises:
+      RuntimeError: the packed model's P(fake) differs by more than MAX_DIFFERENCE. Nothing is registered then.
+    """
+    uri = tracking_uri()
+    client = client_of(uri)
+    reference = packing.score_images(keras_file, images, image_size) if expected is None else np.asarray(expected)
+    with _store_for_all(uri) as mlflow, tempfile.TemporaryDirectory() as temporary:
+        settings = packing.write_settings(
+            Path(temporary, "detector.json"), label_names=label_names, threshold=threshold, image_size=image_size
+        )
+        run = client.get_run(run_id)
+        # Made here, since MLflow's fluent functions would put it into whatever experiment is active, not the run's.
+        model_id = client.create_logged_model(
+            run.info.experiment_id, registered_name, source_run_id=run_id, params=run.data.params
+        ).model_id
+        warnings.filterwarnings("ignore", message=".*input example was not provided")  # the signature is complete
+        model = mlflow.models.Model.log(
+            artifact_path=None,
+            flavor=mlflow.pyfunc,
+            run_id=run_id,
+            model_id=model_id,
+            python_model=str(Path(__file__).with_name("verdict.py")),
+            artifacts={"keras": str(keras_file), "detector": str(settings)},
+            code_paths=[str(packing.copy_decoder(Path(temporary)))],
+            signature=_signature(mlflow),
+            pip_requirements=packing.pip_requirements(),
+        )
+        try:
+            _ensure_agreement(Detector(mlflow.pyfunc.load_model(model.model_uri)), images, reference)
+        except Exception:
+            client.delete_logged_model(model.model_id)
+            raise
+        return _create_version(client, model, registered_name, {"realshard.run_id": run_id, **source_tags(), **tags})
+
+
+def _signature(mlflow: Any) -> Any:
+    column, schema = mlflow.types.ColSpec, mlflow.types.Schema
+    outputs = [
+        column("string", "label", required=False),
+        column("double", "p_fake", required=False),
+        column("double", "threshold"),
+        column("string", "error", required=False),
+    ]
+    return mlflow.models.ModelSignature(inputs=schema([column("binary", "image")]), outputs=schema(outputs))
+
+
+def _ensure_agreement(detector: Detector, images: Sequence[bytes], reference: np.ndarray) -> None:
+    verdicts = detector.predict(images)
+    unreadable = [verdict.error for verdict in verdicts if verdict.error]
+    if unreadable:
+        raise RuntimeError(f"the packed model cannot read an image it was trained on: {unreadable[0]}")
+    difference = np.abs(np.array([verdict.p_fake for verdict in verdicts]) - reference).max()
+    if not difference <= MAX_DIFFERENCE:  # so put, NaN fails too
+        raise RuntimeError(
+            f"the packed model does not give the trained one's scores: P(fake) differs by {difference:.2g} "
+            f"on {len(images)} images, at most {MAX_DIFFERENCE:g} is allowed; it was not registered"
+        )
+
+
+def _create_version(client: Any, model: Any, name: str, tags: Mapping[str, Any]) -> int:
+    with contextlib.suppress(mlflow_module().exceptions.MlflowException):
+        client.create_registered_model(name)  # refuses if it exists
+    version = client.create_model_version(
+        name, model.model_uri, tags["realshard.run_id"], {key: str(tags[key]) for key in tags}, model_id=model.model_id
+    )
+    has_champion = CHAMPION in client.get_registered_model(name).aliases
+    client.set_registered_model_alias(name, CHALLENGER if has_champion else CHAMPION, version.version)
+    return int(version.version)
+
+
+def load_detector(model_uri: str) -> Detector:
+    """Loads a registered model.
+
+    Args:
+      model_uri: `models:/NAME@ALIAS` or `models:/NAME/VERSION`.
+
+    Raises:
+      Refused: no such model, version or alias; a store that does not answer.
+    """
+    uri = tracking_uri()
+    ensure_reachable(uri)
+    name, version = _resolve(uri, model_uri)
+    with _store_for_all(uri) as mlflow:
+        try:
+            return Detector(mlflow.pyfunc.load_model(f"models:/{name}/{version}"), name, version)
+        except (mlflow.exceptions.MlflowException, OSError) as error:
+            raise Refused(f"the model {model_uri} cannot be loaded: {str(error).splitlines()[0]}") from None
+
+
+def _resolve(uri: str, model_uri: str) -> tuple[str, int]:
+    found = re.fullmatch(r"models:/(?P<name>[^/@]+)(@(?P<alias>[^/@]+)|/(?P<version>\d+))", model_uri)
+    if not found:
+        raise Refused(f"a model is named models:/NAME@ALIAS or models:/NAME/VERSION, received {model_uri!r}")
+    file = database_file(uri)
+    if file and not file.exists():
+        raise Refused(f"there is no model {model_uri}: nothing has been trained yet, {file} does not exist")
+    client = client_of(uri)
+    try:
+        if found["alias"]:
+            return found["name"], int(client.get_model_version_by_alias(found["name"], found["alias"]).version)
+        return found["name"], int(client.get_model_version(found["name"], found["version"]).version)
+    except mlflow_module().exceptions.MlflowException:
+        known = [
+            f"models:/{model.name}@{alias}" for model in client.search_registered_models() for alias in model.aliases
+        ]
+        advice = f"known are {', '.join(sorted(known))}" if known else "no model has been registered yet"
+        raise Refused(f"there is no model {model_uri}: {advice}") from None

@@ -1,0 +1,240 @@
+"""One run a job, in MLflow. The only module that imports it (verdict.py, which MLflow itself executes, excepted).
+
+    run_id = open_run(experiment("ai_vs_human"), "job-1", config, tags)  # driver
+    logger = RunLogger(run_id)                    # the worker of rank 0; the others: NoLogger()
+    logger.epoch(1, {"train/loss": 0.4})
+    logger.finish()
+
+Models are registry.py's, the store's address is store.py's.
+"""
+
+import json
+import logging
+import os
+import subprocess
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tfds_builders.records.errors import Refused
+from trainers.store import database_file, ensure_reachable, tracking_uri
+
+JOB_TAG = "realshard.job"
+_BATCH_PARAMS = 100  # MLflow's limit for one call
+_DIGEST_CHARACTERS = 36  # MLflow's limit
+
+
+def mlflow_module() -> Any:
+    """MLflow, imported at first use (1 s), without telemetry and chatter."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when mlflow is imported
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    import mlflow
+
+    logging.getLogger("mlflow").setLevel(logging.ERROR)
+    return mlflow
+
+
+def client_of(uri: str | None = None) -> Any:
+    """MLflow's client of the store at `uri`, by default `tracking_uri()`."""
+    return mlflow_module().MlflowClient(tracking_uri=uri or tracking_uri())
+
+
+def experiment(name: str) -> str:
+    """The id of the experiment `name`, made if there is none.
+
+    An embedded database keeps its artifacts in `mlflow/` beside it, by absolute path, so that they are found from
+    whatever directory a job or the UI runs in. A server decides itself.
+
+    Raises:
+      Refused: the store does not answer or refuses; the experiment was deleted.
+    """
+    uri = tracking_uri()
+    ensure_reachable(uri)
+    client = client_of(uri)
+    try:
+        found = client.get_experiment_by_name(name)
+        if found is None:
+            return _create_experiment(client, name, uri)
+    except mlflow_module().exceptions.MlflowException as error:
+        raise Refused(f"MLflow at {uri} refuses: {error.message}") from None
+    if found.lifecycle_stage == "deleted":
+        raise Refused(f"the experiment {name!r} was deleted in MLflow: restore it there, or choose another name")
+    return found.experiment_id
+
+
+def _create_experiment(client: Any, name: str, uri: str) -> str:
+    file = database_file(uri)
+    location = (file.parent / "mlflow").as_uri() if file else None
+    try:
+        return client.create_experiment(name, artifact_location=location)
+    except mlflow_module().exceptions.MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+        return client.get_experiment_by_name(name).experiment_id  # another job was quicker
+
+
+def source_tags() -> dict[str, str]:
+    """The commit this code is at and whether files differ from it; empty where the code is in no git repository."""
+    here = Path(__file__)
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(here.parent), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", here.name)  # not some repository that merely surrounds an installed copy
+        commit, dirty = git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--untracked-files=no"))
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    return {
+        "realshard.source_commit": commit,
+        "realshard.source_dirty": str(dirty).lower(),
+        "mlflow.source.git.commit": commit,  # the name MLflow's UI knows
+    }
+
+
+def _find_run(client: Any, job_name: str, experiment_ids: list[str]) -> Any | None:
+    runs = client.search_runs(
+        experiment_ids, f"tags.`{JOB_TAG}` = '{job_name}'", order_by=["attributes.start_time DESC"], max_results=1
+    )
+    return runs[0] if runs else None
+
+
+def find_finished(job_name: str) -> dict | None:
+    """The finished run of the job `job_name`: run_id, experiment_id, params, tags, metrics; None if there is none."""
+    client = client_of()
+    run = _find_run(client, job_name, [found.experiment_id for found in client.search_experiments()])
+    if run is None or run.info.status != "FINISHED":
+        return None
+    info = {"run_id": run.info.run_id, "experiment_id": run.info.experiment_id}
+    return info | {"params": run.data.params, "tags": run.data.tags, "metrics": run.data.metrics}
+
+
+def open_run(experiment_id: str, job_name: str, config: Mapping[str, Any], tags: Mapping[str, Any]) -> str:
+    """The id of the one run of the job `job_name`: an unfinished one is gone on with, else a new one is made.
+
+    Args:
+      experiment_id: from `experiment`.
+      job_name: names the run; a job has one, however often it is restarted.
+      config: the resolved configuration, flat; becomes the run's params. A run gone on with keeps the params it began
+        with, and what differs now is kept in the tag `realshard.resumed_with`.
+      tags: further tags, such as the dataset's fingerprint. Those of `source_tags` are added.
+
+    Raises:
+      Refused: the job has finished.
+    """
+    client = client_of()
+    entities = mlflow_module().entities
+    params = {key: str(value) for key, value in config.items()}
+    run = _find_run(client, job_name, [experiment_id])
+    if run is None:
+        all_tags = {JOB_TAG: job_name, "mlflow.source.name": "realshard", **source_tags(), **tags}
+        run = client.create_run(experiment_id, run_name=job_name, tags={key: str(all_tags[key]) for key in all_tags})
+    elif run.info.status == "FINISHED":
+        raise Refused(f"the job {job_name!r} has finished, as run {run.info.run_id}: choose another name")
+    else:
+        client.update_run(run.info.run_id, status="RUNNING")
+        changed = {key: value for key, value in params.items() if run.data.params.get(key, value) != value}
+        if changed:
+            client.set_tag(run.info.run_id, "realshard.resumed_with", json.dumps(changed, sort_keys=True))
+    new = [entities.Param(key, value) for key, value in params.items() if key not in run.data.params]
+    for start in range(0, len(new), _BATCH_PARAMS):
+        client.log_batch(run.info.run_id, params=new[start : start + _BATCH_PARAMS])
+    return run.info.run_id
+
+
+def log_dataset(run_id: str, name: str, fingerprint: str, context: str, *, source: str, profile: Mapping) -> None:
+    """Names a dataset as an input of the run.
+
+    Args:
+      run_id: of the run.
+      name: of the dataset and version, such as "ai_vs_human:1.0.0".
+      fingerprint: of the built dataset, 64 hex digits; its first 36 are MLflow's digest.
+      context: what it was used for: training, validation, test.
+      source: where it lies.
+      profile: counts and the like, as JSON can hold them.
+    """
+    entities = mlflow_module().entities
+    dataset = entities.Dataset(
+        name=name,
+        digest=fingerprint[:_DIGEST_CHARACTERS],
+        source_type="local",
+        source=json.dumps({"uri": str(source)}),
+        profile=json.dumps({"fingerprint": fingerprint, **profile}),
+    )
+    client_of().log_inputs(
+        run_id, [entities.DatasetInput(dataset, [entities.InputTag("mlflow.data.context", context)])]
+    )
+
+
+class NoLogger:
+    """A logger that writes nothing: for the workers that are not the first."""
+
+    def epoch(self, step: int, metrics: Mapping[str, float | None]) -> None:
+        """Nothing."""
+
+    def params(self, params: Mapping[str, Any]) -> None:
+        """Nothing."""
+
+    def tags(self, tags: Mapping[str, Any]) -> None:
+        """Nothing."""
+
+    def artifact(self, path: Path, folder: str | None = None) -> None:
+        """Nothing."""
+
+    def figures(self, directory: Path) -> None:
+        """Nothing."""
+
+    def finish(self, status: str = "FINISHED") -> None:
+        """Nothing."""
+
+
+class RunLogger(NoLogger):
+    """Writes to one run. Workers are given the URI: they need not see the driver's environment."""
+
+    def __init__(self, run_id: str, uri: str | None = None):
+        self.run_id = run_id
+        self._client = client_of(uri)
+        self._logged_steps: dict[str, set[int]] = {}
+
+    def _is_logged(self, key: str, step: int) -> bool:
+        if key not in self._logged_steps:
+            # Once a key: what an earlier attempt of this job logged. A job that goes on repeats the steps after its
+            # checkpoint, with the same values, and MLflow would keep both.
+            history = self._client.get_metric_history(self.run_id, key)
+            self._logged_steps[key] = {metric.step for metric in history}
+        return step in self._logged_steps[key]
+
+    def epoch(self, step: int, metrics: Mapping[str, float | None]) -> None:
+        """Logs the metrics of one step (epoch). One value a metric and step: the first stays. None is left out."""
+        entities = mlflow_module().entities
+        now = int(time.time() * 1000)
+        known = {key: float(value) for key, value in metrics.items() if value is not None}
+        new = {key: value for key, value in known.items() if not self._is_logged(key, step)}
+        if new:
+            self._client.log_batch(self.run_id, [entities.Metric(key, new[key], now, step) for key in new])
+        for key in new:
+            self._logged_steps[key].add(step)
+
+    def params(self, params: Mapping[str, Any]) -> None:
+        """Logs params that were not known when the run was opened."""
+        entities = mlflow_module().entities
+        self._client.log_batch(self.run_id, params=[entities.Param(key, str(params[key])) for key in params])
+
+    def tags(self, tags: Mapping[str, Any]) -> None:
+        """Sets tags; a tag of that name is replaced."""
+        entities = mlflow_module().entities
+        self._client.log_batch(self.run_id, tags=[entities.RunTag(key, str(tags[key])) for key in tags])
+
+    def artifact(self, path: Path, folder: str | None = None) -> None:
+        """Copies one file to the run's artifacts."""
+        self._client.log_artifact(self.run_id, str(path), folder)
+
+    def figures(self, directory: Path) -> None:
+        """Copies a folder of figures to the run's artifacts, as `figures`."""
+        self._client.log_artifacts(self.run_id, str(directory), "figures")
+
+    def finish(self, status: str = "FINISHED") -> None:
+        """Ends the run: FINISHED, FAILED or KILLED; only a FINISHED one cannot be gone on with."""
+        self._client.set_terminated(self.run_id, status)
