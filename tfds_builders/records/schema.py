@@ -3,6 +3,7 @@
 import pyarrow as pa
 
 LABELS = ("real", "fake")  # the index is the label: real = 0, fake = 1, in every dataset
+SPLITS = ("train", "validation", "test")
 
 MANIFEST = "manifest.parquet"
 QUARANTINE = "quarantine.parquet"

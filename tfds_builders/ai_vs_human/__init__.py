@@ -1,0 +1,1 @@
+"""AI vs Human generated images."""

@@ -1,0 +1,280 @@
+"""One build, from listing to a whole dataset folder: list -> scan -> split -> plan -> write -> account.
+
+A pure function of (source bytes, builder version, options): the same files come out whatever the number of workers and
+however often the build was killed and started again.
+"""
+
+import errno
+import hashlib
+import json
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from tensorflow_datasets.core.utils.shard_utils import ShardConfig
+from tqdm import tqdm
+
+from tfds_builders.records.errors import Refused
+from tfds_builders.records.schema import BUILD, EXCLUDED, LABELS, LEDGER_SCHEMA, MANIFEST, QUARANTINE
+from tfds_builders.sharding.manifest import Excluded, Fingerprint, Listing, Record, list_records, scan_headers
+from tfds_builders.sharding.plan import Shard, plan_shards, write_plan
+from tfds_builders.sharding.staging import Staging
+from tfds_builders.sharding.workers import RayWorkers, ThisProcess, Workers
+from tfds_builders.sharding.writer import Done, create_progress, finished, read_tables, write_atomically, write_shard
+
+# Below both, starting Ray costs more than the build.
+_TINY_FILES = 1000
+_TINY_BYTES = 16 << 20
+
+_COUNTED = ("found", "written", "excluded", "quarantined", *LABELS)
+
+# (columns of the scan) -> {"split": names, "scheme_<x>": names}, object [n] each; "" leaves a row out.
+AssignSplits = Callable[[pa.Table], Mapping[str, np.ndarray]]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What decides a build besides the source's bytes."""
+
+    name: str
+    version: str
+    validation: str  # header | checksum | decode
+    max_quarantined: float  # share of the files found above which the build fails
+    shard_config: ShardConfig
+    start_anew: bool = False  # drop what an unfinished build left
+
+
+@dataclass(frozen=True)
+class WrittenSplit:
+    """What TFDS wants to know of a split."""
+
+    name: str
+    shard_lengths: list[int]
+    num_bytes: int
+
+
+def build(
+    records: Iterable[Record | Excluded], assign_splits: AssignSplits, options: Options, version_dir: Path, target: Path
+) -> tuple[list[WrittenSplit], Staging]:
+    """Builds a dataset into `target`; the staging folder is the caller's to drop once `target` is in its place.
+
+    Args:
+      records: every file of the source, as the builder describes it.
+      assign_splits: the builder's splits and schemes, a pure function of the scan.
+      options: see Options.
+      version_dir: where the dataset will be in the end.
+      target: TFDS's incomplete folder, which it renames to `version_dir`.
+
+    Raises:
+      Refused: nothing found, one class only, too many bad files, a full disk, another build of the same version.
+    """
+    _say(f"listing the source of {options.name}")
+    listing = list_records(records)
+    num_found = listing.table.num_rows + listing.excluded.num_rows
+    _check_classes(listing.table, "the source", options.name)
+    key = _key(listing, options)
+    staging = Staging.open(version_dir, key, target, options.start_anew)
+    is_tiny = num_found < _TINY_FILES and pc.sum(listing.table["size"]).as_py() < _TINY_BYTES
+    workers: Workers = ThisProcess() if is_tiny else RayWorkers()
+    try:
+        shards = _plan(listing, assign_splits, options, staging.path, workers, num_found)
+        done = _write(shards, options, staging.path, workers)
+        summary = _account(listing, shards, done, options, staging.path)
+    except OSError as error:
+        staging.close()
+        if error.errno != errno.ENOSPC:
+            raise
+        raise Refused(
+            f"The disk of {staging.path} is full. Make room and run the same command again: it goes on where it was."
+        ) from None
+    except BaseException:
+        staging.close()
+        raise
+    finally:
+        workers.close()
+    staging.hand_over([shard.name for shard in shards] + [MANIFEST, QUARANTINE, EXCLUDED, BUILD], target)
+    _say(
+        f"found {summary['found']} = written {summary['written']} + excluded {summary['excluded']} + quarantined "
+        f"{summary['quarantined']}; fingerprint {summary['fingerprint'][:16]}"
+    )
+    return _written_splits(shards, done), staging
+
+
+def _key(listing: Listing, options: Options) -> str:
+    """Changes with everything that decides the bytes of the shards."""
+    config = options.shard_config
+    decided = [options.name, options.version, options.validation, config.num_shards, config.min_shard_size]
+    return hashlib.sha256(json.dumps([listing.key, *decided, config.max_shard_size]).encode()).hexdigest()
+
+
+def _plan(
+    listing: Listing, assign_splits: AssignSplits, options: Options, folder: Path, workers: Workers, num_found: int
+) -> list[Shard]:
+    """Scans and plans, or finds the stored plan of the same listing."""
+    stored = folder / "plan.json"
+    if stored.exists():
+        _say("nothing of the source has changed: using the stored plan")
+        return [Shard(*shard) for shard in json.loads(stored.read_text())]
+    with _bar("scanning", listing.table.num_rows, "file") as bar:
+        scan = scan_headers(listing.table, workers, bar.update)
+    pq.write_table(scan.quarantined, folder / "scan.ledger")
+    _check_budget(scan.quarantined.num_rows, num_found, options, folder / "scan.ledger")
+    _check_classes(scan.table, "what passed the scan", options.name)
+    columns = dict(assign_splits(scan.table))
+    split = columns.pop("split")
+    table = scan.table
+    for name, values in sorted(columns.items()):
+        table = table.append_column(name, pa.array(values, pa.string()))
+    left_out = table.filter(pa.array(split == ""))
+    pq.write_table(_ledger_of_left_out(left_out), folder / "left_out.ledger")
+    shards = write_plan(
+        folder / "plan.arrow", plan_shards(options.name, table, split, options.shard_config), table.schema
+    )
+    write_atomically(stored, json.dumps(shards).encode())
+    return shards
+
+
+def _write(shards: list[Shard], options: Options, folder: Path, workers: Workers) -> dict[str, Done]:
+    """Writes every shard that is not finished yet; returns the marks of all, by shard name."""
+    done: dict[str, Done] = {}
+    for shard in shards:
+        mark = finished(folder, shard)
+        if mark:
+            done[shard.name] = mark
+    if done:
+        _say(f"going on with an unfinished build: {len(done)} of {len(shards)} shards are there")
+    missing = [shard for shard in shards if shard.name not in done]
+    progress = create_progress(folder, len(shards))
+    with _bar("writing", sum(shard.num_planned for shard in missing), "image") as bar:
+
+        def show() -> None:
+            images, num_bytes, quarantined = progress.sum(axis=0).tolist()
+            elapsed = max(bar.format_dict["elapsed"], 1e-9)
+            bar.set_postfix_str(f"{num_bytes / 1e6 / elapsed:.0f} MB/s, quarantined {quarantined}", refresh=False)
+            bar.update(images + quarantined - bar.n)
+
+        arguments = ((str(folder), shard, options.validation) for shard in missing)
+        for shard, mark in workers.map(_write_named, arguments, poll=show):
+            done[shard] = mark
+        show()
+    return done
+
+
+def _write_named(folder: str, shard: Shard, validation: str) -> tuple[str, Done]:
+    return shard.name, write_shard(folder, shard, validation)
+
+
+def _account(listing: Listing, shards: list[Shard], done: dict[str, Done], options: Options, folder: Path) -> dict:
+    """Writes manifest, ledgers and build.json, and checks that nothing was lost."""
+    ledger = pa.concat_tables([pq.read_table(folder / "scan.ledger"), *read_tables(folder, shards, ".ledger")])
+    ledger = ledger.sort_by("id")
+    pq.write_table(ledger, folder / QUARANTINE)
+    excluded = pa.concat_tables([listing.excluded, pq.read_table(folder / "left_out.ledger")]).sort_by("id")
+    pq.write_table(excluded, folder / EXCLUDED)
+    num_found = listing.table.num_rows + listing.excluded.num_rows
+    _check_budget(ledger.num_rows, num_found, options, folder / QUARANTINE)
+
+    fingerprint = Fingerprint(options.validation)
+    splits: dict[str, dict[str, int]] = {}
+    writer = None
+    for table in read_tables(folder, shards, ".manifest"):
+        writer = writer or pq.ParquetWriter(folder / MANIFEST, table.schema)
+        writer.write_table(table)
+        fingerprint.update(table)
+        for split, label, count in _count(table, ("split", "label")):
+            counts = splits.setdefault(split, dict.fromkeys(_COUNTED, 0))
+            counts["written"] += count
+            counts[LABELS[label]] += count
+    assert writer is not None  # there is at least one shard: both classes were found
+    writer.close()
+    for name, table in (("quarantined", ledger), ("excluded", excluded)):
+        for split, count in _count(table, ("split",)):
+            counts = splits.setdefault(split, dict.fromkeys(_COUNTED, 0))
+            counts[name] += count
+    for counts in splits.values():
+        counts["found"] = counts["written"] + counts["excluded"] + counts["quarantined"]
+    total = {name: sum(counts[name] for counts in splits.values()) for name in ("written", "excluded", "quarantined")}
+    if sum(total.values()) != num_found:
+        raise RuntimeError(f"files were lost: found {num_found}, but {total}")
+    summary = {
+        "dataset": options.name,
+        "version": options.version,
+        "fingerprint": fingerprint.hexdigest(),
+        "validation": options.validation,
+        "found": num_found,
+        **total,
+        "splits": {name: splits[name] for name in sorted(splits) if name},
+        "before_splitting": splits.get("", {}),  # refused or excluded before a split was drawn
+        "shards": len(shards),
+    }
+    write_atomically(folder / BUILD, (json.dumps(summary, indent=2) + "\n").encode())
+    return summary
+
+
+def _count(table: pa.Table, by: tuple[str, ...]) -> list[tuple]:
+    counted = table.group_by(list(by)).aggregate([([], "count_all")])
+    return list(zip(*(counted[name].to_pylist() for name in (*by, "count_all")), strict=True))
+
+
+def _written_splits(shards: list[Shard], done: dict[str, Done]) -> list[WrittenSplit]:
+    splits: dict[str, WrittenSplit] = {}
+    for shard in shards:
+        mark = done[shard.name]
+        before = splits.get(shard.split, WrittenSplit(shard.split, [], 0))
+        splits[shard.split] = WrittenSplit(
+            shard.split, [*before.shard_lengths, mark.num_records], before.num_bytes + mark.num_bytes
+        )
+    empty = [split.name for split in splits.values() if not sum(split.shard_lengths)]
+    if empty:
+        raise Refused(f"Every split needs at least one good image; all of {', '.join(empty)} were quarantined.")
+    return list(splits.values())
+
+
+def _check_classes(table: pa.Table, where: str, name: str) -> None:
+    if not table.num_rows:
+        raise Refused(f"{name} needs images of both classes; {where} holds none. Check --manual_dir.")
+    found = [LABELS[label] for label in pc.unique(table["label"]).to_pylist()]
+    if len(found) < len(LABELS):
+        raise Refused(
+            f"{name} needs images of both classes, {' and '.join(LABELS)}; in {where} there are only {found[0]} ones. "
+            "Check --manual_dir and the names of the class folders."
+        )
+
+
+def _check_budget(num_quarantined: int, num_found: int, options: Options, ledger: Path) -> None:
+    if num_quarantined > options.max_quarantined * num_found:
+        raise Refused(
+            f"At most {options.max_quarantined:.2%} of the files may be bad; {num_quarantined} of {num_found} are. "
+            f"See {ledger} for each one's reason; set REALSHARD_MAX_QUARANTINED (a share, 0 to 1) to accept more."
+        )
+
+
+def _ledger_of_left_out(rows: pa.Table) -> pa.Table:
+    rule, detail = "not_in_split", "the builder's split leaves it out"
+    return pa.Table.from_pylist(
+        [
+            {
+                "id": row["id"],
+                "split": "",
+                "label": row["label"],
+                "reason": rule,
+                "detail": detail,
+                "bytes": row["size"],
+            }
+            for row in rows.select(["id", "label", "size"]).to_pylist()
+        ],
+        LEDGER_SCHEMA,
+    )
+
+
+def _bar(what: str, total: int, unit: str) -> tqdm:
+    return tqdm(total=total, desc=what, unit=f" {unit}s", smoothing=0.1, mininterval=0.5, file=sys.stderr)
+
+
+def _say(sentence: str) -> None:
+    print(f"realshard: {sentence}", file=sys.stderr, flush=True)

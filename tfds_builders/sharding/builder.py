@@ -1,0 +1,177 @@
+"""The base class that lets plain `tfds build` drive the engine.
+
+A builder says two things of its source, and nothing else:
+
+    records(source)       what each file is: label, category, group, given split; or the rule that leaves it out
+    assign_splits(scan)   who is in which split, and further split schemes
+
+The stock methods of TFDS stay in place: `GeneratorBasedBuilder._generate_splits` of the same builder is the reference
+that the engine is tested and measured against.
+"""
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import tensorflow_datasets as tfds
+
+from tfds_builders.records.errors import Refused
+from tfds_builders.records.schema import LABELS
+from tfds_builders.sharding.build import Options, build
+from tfds_builders.sharding.manifest import Excluded, Record, entry_of, list_records, scan_headers
+from tfds_builders.sharding.sources import Source, read
+from tfds_builders.sharding.splits import FRACTIONS, grouped, stratified
+from tfds_builders.sharding.staging import Staging
+from tfds_builders.sharding.workers import ThisProcess
+
+VALIDATION_LEVELS = ("header", "checksum", "decode")
+_DEFAULT_MAX_QUARANTINED = 0.01  # above this share of bad files, something is wrong with the download
+
+
+class ShardedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """A dataset of real and fake images in the shared schema, built in parallel, resumably, with nothing lost."""
+
+    SPLIT_SEED = 42
+
+    def records(self, source: Source) -> Iterator[Record | Excluded]:
+        """Describes every file of the source. Implemented by each builder."""
+        raise NotImplementedError
+
+    def assign_splits(self, scan: pa.Table) -> Mapping[str, np.ndarray]:
+        """The written split and further schemes, from the scan's columns (rows sorted by id).
+
+        Here: 80/10/10, by group where every record has one, else stratified by label. Builders override it.
+
+        Returns:
+          {"split": object [n], "scheme_<name>": object [n], ...}; "" leaves a row out.
+        """
+        return {"split": draw_splits(scan, FRACTIONS, self.SPLIT_SEED)}
+
+    def shared_info(self) -> tfds.core.DatasetInfo:
+        """The DatasetInfo that all builders share; texts come from README.md, CITATIONS.bib and TAGS.txt."""
+        return self.dataset_info_from_configs(
+            features=tfds.features.FeaturesDict(
+                {
+                    "image": tfds.features.Image(shape=(None, None, 3), doc="the source's own encoded bytes"),
+                    "label": tfds.features.ClassLabel(names=list(LABELS)),
+                    "id": tfds.features.Text(doc="path in the source"),
+                    "category": tfds.features.Text(),
+                    "group": tfds.features.Text(doc="what must stay on one side of a split"),
+                    "video": tfds.features.Text(doc="frames whose scores are averaged; empty for stills"),
+                }
+            ),
+            supervised_keys=("image", "label"),
+        )
+
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict:
+        """Stock TFDS's way through the same files, one process: the reference."""
+        listing = list_records(self.records(Source(self._manual_dir(dl_manager))))
+        scan = scan_headers(listing.table, ThisProcess(), lambda count: None)
+        split = self.assign_splits(scan.table)["split"]
+        return {
+            name: self._generate_examples(scan.table.filter(pa.array(split == name)))
+            for name in dict.fromkeys(split.tolist())
+            if name
+        }
+
+    def _generate_examples(self, scan: pa.Table) -> Iterator[tuple[str, dict]]:
+        for row in scan.to_pylist():
+            texts = {name: row[name] for name in ("id", "category", "group", "video")}
+            yield row["id"], {"image": read(entry_of(row)), "label": row["label"], **texts}
+
+    def _generate_splits(
+        self, dl_manager: tfds.download.DownloadManager, download_config: tfds.download.DownloadConfig
+    ) -> list[tfds.core.SplitInfo]:
+        self._refuse_unsupported(download_config)
+        manual_dir = self._manual_dir(dl_manager)
+        options = Options(
+            name=self.name,
+            version=str(self.version),
+            validation=_validation(),
+            max_quarantined=_max_quarantined(),
+            shard_config=download_config.get_shard_config(),
+            start_anew=download_config.download_mode.overwrite_dataset,
+        )
+        # While TFDS builds, self.data_path is its incomplete folder and self.info's the final one.
+        written, self._staging = build(
+            self.records(Source(manual_dir)),
+            self.assign_splits,
+            options,
+            version_dir=Path(self.info.data_dir),
+            target=Path(self.data_path),
+        )
+        return [
+            tfds.core.SplitInfo(
+                name=split.name,
+                shard_lengths=split.shard_lengths,
+                num_bytes=split.num_bytes,
+                filename_template=self._get_filename_template(split_name=split.name),
+            )
+            for split in written
+        ]
+
+    _staging: Staging | None = None
+
+    def _post_download_and_prepare_hook(self) -> None:
+        if self._staging is not None:
+            self._staging.drop()
+            self._staging = None
+
+    def _manual_dir(self, dl_manager: tfds.download.DownloadManager) -> Path:
+        try:
+            return Path(dl_manager.manual_dir)
+        except AssertionError:  # TFDS's way of saying that it is not there, or empty
+            raise Refused(
+                f"{self.name} needs its source in --manual_dir, a folder that exists and is not empty; received "
+                f"{dl_manager._manual_dir}. {self.MANUAL_DOWNLOAD_INSTRUCTIONS.strip()}"
+            ) from None
+
+    def _refuse_unsupported(self, config: tfds.download.DownloadConfig) -> None:
+        """Options of `tfds build` that would be silently without effect here."""
+        if self.info.file_format != tfds.core.FileFormat.TFRECORD:
+            raise Refused(
+                f"--file_format must be tfrecord, since records are read by their offset; received "
+                f"{self.info.file_format.value}."
+            )
+        if config.max_examples_per_split is not None:
+            raise Refused(
+                "--max_examples_per_split is not supported, since found = written + excluded + quarantined must hold; "
+                "point --manual_dir at a smaller source."
+            )
+        if config.nondeterministic_order:
+            raise Refused("--nondeterministic_order is not supported: a build always writes the same bytes.")
+
+
+def draw_splits(scan: pa.Table, fractions: Mapping[str, float], seed: int) -> np.ndarray:
+    """Split names, object [n]: by group where every record has one, else stratified by label.
+
+    Raises:
+      Refused: too few images or groups to fill every split.
+    """
+    labels = scan["label"].to_numpy().astype(np.int64)
+    try:
+        if "" in scan["group"].unique().to_pylist():
+            return stratified(labels, fractions, seed)
+        return grouped(scan["group"], labels, fractions, seed)
+    except ValueError as error:
+        raise Refused(f"{scan.num_rows} images cannot be split into {', '.join(fractions)}: {error}.") from None
+
+
+def _validation() -> str:
+    level = os.environ.get("REALSHARD_VALIDATION", "checksum")
+    if level not in VALIDATION_LEVELS:
+        raise Refused(f"REALSHARD_VALIDATION must be one of {', '.join(VALIDATION_LEVELS)}; received {level!r}.")
+    return level
+
+
+def _max_quarantined() -> float:
+    text = os.environ.get("REALSHARD_MAX_QUARANTINED", str(_DEFAULT_MAX_QUARANTINED))
+    try:
+        share = float(text)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share <= 1:
+        raise Refused(f"REALSHARD_MAX_QUARANTINED must be a share between 0 and 1; received {text!r}.")
+    return share

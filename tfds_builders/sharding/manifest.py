@@ -1,0 +1,247 @@
+"""From what a builder says of its files to a table of records whose headers were read.
+
+listing = list_records(builder.records(list_entries(manual_dir)))   names and sizes only
+listing.key                                                        changes when anything of it does
+scan = scan_headers(listing, workers)
+scan.table        SCAN_SCHEMA, one row a record with a good header, sorted by id
+scan.quarantined  LEDGER_SCHEMA, what cannot be read or is no image by its header
+"""
+
+import hashlib
+import struct
+from collections.abc import Callable, Iterable
+from itertools import islice
+from typing import NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tfds_builders.records.header import BadImage, ImageFacts, NeedMore, extension_flag, inspect
+from tfds_builders.records.schema import LEDGER_SCHEMA, MANIFEST_SCHEMA, SCHEME_PREFIX
+from tfds_builders.sharding.sources import Entry, read
+from tfds_builders.sharding.workers import Workers
+
+_PREFIX_BYTES = 4096  # holds the header of nearly every JPEG and of every PNG; more is read when it does not
+_CHUNK_RECORDS = 4096  # of one task of the scan
+
+ENTRY_SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("container", pa.string()),
+        ("path", pa.binary()),
+        ("size", pa.int64()),
+        ("offset", pa.int64()),
+        ("packed", pa.int64()),
+        ("method", pa.int32()),
+        ("stamp", pa.int64()),
+        ("problem", pa.string()),
+    ]
+)
+_SAID = ("label", "category", "group", "video", "generator")
+_FACTS = ("width", "height", "mode", "orientation", "flags", "source_format")
+LISTING_SCHEMA = pa.schema(
+    [*ENTRY_SCHEMA, *(MANIFEST_SCHEMA.field(name) for name in _SAID), ("given_split", pa.string())]
+)
+_FINGERPRINTED = ("id", "sha256", "label", "split", "category", "group", "video", "generator")
+SCAN_SCHEMA = pa.schema([*LISTING_SCHEMA, *(MANIFEST_SCHEMA.field(name) for name in _FACTS)])
+
+
+class Record(NamedTuple):
+    """What a builder says of one file."""
+
+    entry: Entry
+    label: int
+    category: str = ""
+    group: str = ""
+    video: str = ""
+    generator: str = ""
+    split: str = ""  # as given by the source; "" if splits are to be drawn
+
+
+class Excluded(NamedTuple):
+    """A file that a rule of the builder leaves out."""
+
+    entry: Entry
+    rule: str  # a short code
+    detail: str = ""  # one sentence
+
+
+class Listing(NamedTuple):
+    """Every file of the source, by name and size."""
+
+    table: pa.Table  # LISTING_SCHEMA, in chunks
+    excluded: pa.Table  # LEDGER_SCHEMA
+    key: str  # 64 hexadecimal digits over both
+
+
+class Scan(NamedTuple):
+    """The outcome of a scan."""
+
+    table: pa.Table  # SCAN_SCHEMA, sorted by id
+    quarantined: pa.Table  # LEDGER_SCHEMA, sorted by id
+
+
+def list_records(records: Iterable[Record | Excluded]) -> Listing:
+    """Streams what a builder says of its files into Arrow tables."""
+    digest = hashlib.sha256()
+    batches, left_out = [], []
+    records = iter(records)
+    while chunk := list(islice(records, _CHUNK_RECORDS)):
+        kept = [record for record in chunk if isinstance(record, Record)]
+        rows = [(*record.entry, *record[1:]) for record in kept]
+        columns = zip(*rows, strict=True) if rows else [()] * len(LISTING_SCHEMA)
+        batch = pa.record_batch(
+            [pa.array(column, field.type) for column, field in zip(columns, LISTING_SCHEMA, strict=True)],
+            schema=LISTING_SCHEMA,
+        )
+        dropped = pa.RecordBatch.from_pylist(
+            [
+                _ledger_row(record.entry.id, "", -1, record.rule, record.detail, record.entry.size)
+                for record in chunk
+                if isinstance(record, Excluded)
+            ],
+            LEDGER_SCHEMA,
+        )
+        for part, into in ((batch, batches), (dropped, left_out)):
+            into.append(part)
+            digest.update(part.serialize())
+    return Listing(
+        pa.Table.from_batches(batches, LISTING_SCHEMA),
+        pa.Table.from_batches(left_out, LEDGER_SCHEMA).sort_by("id"),
+        digest.hexdigest(),
+    )
+
+
+def scan_headers(listing: pa.Table, workers: Workers, advance: Callable[[int], object]) -> Scan:
+    """Reads the header of every file, in parallel; `advance` is told how many more files are done.
+
+    Groups come from the file names where the builder knows of none (`with_photograph_groups`).
+    Two records of one id cannot both be kept: the later one is quarantined as `duplicate_id`.
+    """
+    tables, bad = [SCAN_SCHEMA.empty_table()], [LEDGER_SCHEMA.empty_table()]
+    chunks = listing.to_batches(max_chunksize=_CHUNK_RECORDS)
+    for good_rows, bad_rows in workers.map(scan_chunk, ((chunk,) for chunk in chunks)):
+        tables.append(good_rows)
+        bad.append(bad_rows)
+        advance(good_rows.num_rows + bad_rows.num_rows)
+    # The tie-break makes the outcome independent of which task finished first.
+    by_name = [("id", "ascending"), ("container", "ascending"), ("offset", "ascending")]
+    table = pa.concat_tables(tables).sort_by(by_name)
+    ids = table["id"].combine_chunks()
+    if len(ids) > 1:
+        repeated = pa.concat_arrays([pa.array([False]), pc.equal(ids.slice(1), ids.slice(0, len(ids) - 1))])
+        if pc.any(repeated).as_py():
+            rows = [
+                _ledger_row(row["id"], row["given_split"], row["label"], "duplicate_id",
+                            "another file of the source has the same name", row["size"])
+                for row in table.filter(repeated).to_pylist()
+            ]  # fmt: skip
+            bad.append(pa.Table.from_pylist(rows, LEDGER_SCHEMA))
+            table = table.filter(pc.invert(repeated))
+    return Scan(with_photograph_groups(table), pa.concat_tables(bad).sort_by("id"))
+
+
+def scan_chunk(listing: pa.RecordBatch) -> tuple[pa.Table, pa.Table]:
+    """Reads the headers of some files; returns the good rows (SCAN_SCHEMA) and the quarantined (LEDGER_SCHEMA)."""
+    facts: dict[str, list] = {name: [] for name in _FACTS}
+    is_good, bad = [], []
+    for row in listing.to_pylist():
+        entry = entry_of(row)
+        try:
+            found = read_header(entry)
+        except BadImage as error:
+            is_good.append(False)
+            bad.append(ledger_row(error, row["given_split"], row))
+            continue
+        is_good.append(True)
+        for name, value in (
+            ("width", found.width), ("height", found.height), ("mode", found.mode), ("orientation", found.orientation),
+            ("flags", [*found.flags, *extension_flag(entry.id, found.format)]), ("source_format", found.format),
+        ):  # fmt: skip
+            facts[name].append(value)
+    table = pa.Table.from_batches([listing]).filter(pa.array(is_good, pa.bool_()))
+    for name in _FACTS:
+        field = SCAN_SCHEMA.field(name)
+        table = table.append_column(field, pa.array(facts[name], field.type))
+    return table, pa.Table.from_pylist(bad, LEDGER_SCHEMA)
+
+
+def entry_of(row: dict) -> Entry:
+    """The file of a row of LISTING_SCHEMA."""
+    return Entry(*(row[name] for name in Entry._fields))
+
+
+def read_header(entry: Entry) -> ImageFacts:
+    """What the header of the file says, reading no more of it than needed.
+
+    Raises:
+      BadImage: not an image, or one that must not be decoded.
+    """
+    wanted = _PREFIX_BYTES
+    while True:
+        prefix = read(entry, limit=wanted)
+        try:
+            return inspect(prefix, entry.size)
+        except NeedMore as more:
+            if len(prefix) < wanted or wanted >= entry.size:
+                raise BadImage("truncated", "the file ends before its header does") from None
+            wanted = min(max(2 * wanted, more.num_bytes), entry.size)
+
+
+def ledger_row(error: BadImage, split: str, row: dict, sha256: bytes | None = None) -> dict:
+    """One row of LEDGER_SCHEMA for a file (a row of LISTING_SCHEMA) that is quarantined."""
+    return _ledger_row(row["id"], split, row["label"], error.code, error.sentence, row["size"], sha256)
+
+
+def _ledger_row(
+    id: str, split: str, label: int, reason: str, detail: str, size: int, sha256: bytes | None = None
+) -> dict:
+    values = (id, split, label, reason, detail, size, sha256)
+    return dict(zip(LEDGER_SCHEMA.names, values, strict=True))
+
+
+class Fingerprint:
+    """The dataset's identity, from its manifest, shard by shard.
+
+    It changes with any id, content, label, split or other column that a training can see, and with how deeply files
+    were checked; not with the number of shards, and not with how the rows are cut into updates.
+    """
+
+    def __init__(self, validation: str):
+        self._validation = validation
+        self._digests: dict[str, tuple] = {}
+        self._num_rows = 0
+
+    def update(self, manifest: pa.Table) -> None:
+        """Adds rows (MANIFEST_SCHEMA and scheme columns), in the order of the manifest."""
+        schemes = sorted(name for name in manifest.column_names if name.startswith(SCHEME_PREFIX))
+        for name in (*_FINGERPRINTED, *schemes):
+            lengths, content = self._digests.setdefault(name, (hashlib.sha256(), hashlib.sha256()))
+            values = [
+                value if isinstance(value, bytes) else str(value).encode() for value in manifest[name].to_pylist()
+            ]
+            # Lengths and content apart: no two different columns of values can look alike.
+            lengths.update(struct.pack(f"<{len(values)}I", *map(len, values)))
+            content.update(b"".join(values))
+        self._num_rows += manifest.num_rows
+
+    def hexdigest(self) -> str:
+        """64 hexadecimal digits."""
+        whole = hashlib.sha256(f"realshard manifest 1, validation {self._validation}, rows {self._num_rows}".encode())
+        for name, digests in sorted(self._digests.items()):
+            whole.update(name.encode() + b"".join(digest.digest() for digest in digests))
+        return whole.hexdigest()
+
+
+def with_photograph_groups(table: pa.Table) -> pa.Table:
+    """Makes what stands before `__` in the file names the group, where no row has one and every name has it.
+
+    So images that were cut from one photograph stay on one side of a split.
+    """
+    if pc.any(pc.not_equal(table["group"], "")).as_py():
+        return table
+    prefixes = pc.extract_regex(table["id"], r"(?:^|/)(?P<group>[^/]+?)__[^/]*$")
+    if prefixes.null_count or not table.num_rows:
+        return table
+    groups = pc.struct_field(prefixes, "group")
+    return table.set_column(table.column_names.index("group"), SCAN_SCHEMA.field("group"), groups)

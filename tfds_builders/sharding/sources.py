@@ -1,0 +1,193 @@
+"""Files inside folders and zip archives, seen the same way: a name, a size, and how to read the bytes.
+
+    for entry in Source(manual_dir).entries():
+        data = read(entry)
+
+A zip is read in place: its members are read by offset and never extracted to disk. Listing sorts by name, so what comes
+out does not depend on the order in which a file system returns things.
+"""
+
+import os
+import re
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from tfds_builders.records.header import BadImage
+
+_ZIP_LOCAL_HEADER_BYTES = 30
+_ZIP_ENCRYPTED_FLAG = 0x1
+_ZIP_EXTRA_SLACK_BYTES = 512  # a local header's extra field is rarely longer; read again when it is
+
+
+class Entry(NamedTuple):
+    """One file of a source."""
+
+    id: str  # '/'-separated path in the source, valid UTF-8 (other bytes escaped as \\xNN)
+    container: str  # path of the zip that holds it; "" for a plain file
+    path: bytes  # of a plain file, as the file system spells it; of a member, its raw name
+    size: int  # bytes, uncompressed
+    offset: int  # of a member's local header in the zip; -1 for a plain file
+    packed: int  # bytes stored in the zip; the size for a plain file
+    method: int  # zipfile.ZIP_STORED or ZIP_DEFLATED; 0 for a plain file
+    stamp: int  # changes when the content may have: mtime in ns of a plain file, the member's crc32
+    problem: str = ""  # why it must not be read: "reason: sentence"; "" for most
+
+
+class Source:
+    """Everything below one folder; zip archives directly in it stand for their members.
+
+    With one zip the members' own paths are the ids, so that a zip and the folder made by unpacking it give equal
+    datasets; with several, each one's name without `.zip` is put before them.
+    """
+
+    def __init__(self, root: Path):
+        self._root = root
+        self._archives = sorted(path for path in root.iterdir() if path.suffix.lower() == ".zip" and path.is_file())
+
+    def entries(self) -> Iterator[Entry]:
+        """Yields every file, each folder's in order of name."""
+        for archive in self._archives:
+            prefix = "" if len(self._archives) == 1 else f"{archive.stem}/"
+            yield from _list_zip(archive, prefix)
+        top = os.fsencode(self._root)
+        skip = {os.fsencode(path.name) for path in self._archives}
+        yield from _list_folder(top, b"", {_identity(os.stat(top))}, skip)
+
+    def sidecar(self, name: str) -> bytes | None:
+        """The content of a file that lies beside the images, such as `metadata.csv`; None if there is none.
+
+        It is looked for in the folder, then in each archive.
+        """
+        path = self._root / name
+        if path.is_file():
+            return path.read_bytes()
+        for archive in self._archives:
+            with zipfile.ZipFile(archive) as opened:
+                if name in opened.namelist():
+                    return opened.read(name)
+        return None
+
+
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
+
+
+def _list_folder(top: bytes, below: bytes, open_folders: set[tuple[int, int]], skip: set[bytes]) -> Iterator[Entry]:
+    with os.scandir(os.path.join(top, below)) as listing:
+        items = sorted(listing, key=lambda item: item.name)
+    for item in items:
+        if item.name in skip:
+            continue
+        name = os.path.join(below, item.name) if below else item.name
+        try:
+            status = item.stat()
+        except OSError as error:  # a link to nowhere, or to itself
+            yield _plain(item.path, name, 0, 0, f"unreadable: {error.strerror}")
+            continue
+        if not item.is_dir():
+            yield _plain(item.path, name, status.st_size, status.st_mtime_ns)
+        elif _identity(status) in open_folders:
+            yield _plain(item.path, name, 0, 0, "symlink_loop: the link leads back to a folder that it lies in")
+        else:
+            yield from _list_folder(top, name, open_folders | {_identity(status)}, skip=set())
+
+
+def _plain(path: bytes, name: bytes, size: int, stamp: int, problem: str = "") -> Entry:
+    id = name.decode("utf-8", "backslashreplace")
+    return Entry(id, "", path, size, -1, size, zipfile.ZIP_STORED, stamp, problem)
+
+
+def _list_zip(archive: Path, prefix: str) -> Iterator[Entry]:
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            members = sorted(opened.infolist(), key=lambda member: member.filename)
+    except (zipfile.BadZipFile, OSError) as error:
+        yield _plain(os.fsencode(archive), os.fsencode(archive.name), 0, 0, f"damaged_zip: {error}")
+        return
+    for member in members:
+        if member.is_dir():
+            continue
+        yield Entry(
+            prefix + member.filename.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace"),
+            str(archive),
+            member.filename.encode("utf-8", "surrogateescape"),
+            member.file_size,
+            member.header_offset,
+            member.compress_size,
+            member.compress_type,
+            member.CRC,
+            _member_problem(member),
+        )
+
+
+def _member_problem(member: zipfile.ZipInfo) -> str:
+    name = member.orig_filename
+    if name.startswith(("/", "\\")) or re.match(r"^[A-Za-z]:", name) or ".." in re.split(r"[/\\]", name):
+        return f"unsafe_path: the archive names a file outside itself: {name!r}"
+    if member.flag_bits & _ZIP_ENCRYPTED_FLAG:
+        return "encrypted: the member of the archive is encrypted"
+    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        return f"unreadable: compression method {member.compress_type} of the archive is not supported"
+    return ""
+
+
+def read(entry: Entry, limit: int | None = None) -> bytes:
+    """The content of `entry`, or its first `limit` bytes.
+
+    Raises:
+      BadImage: unreadable file, or a member whose archive is damaged (`unreadable`, `damaged_zip`, `bad_checksum`), or
+        the entry's own `problem`.
+    """
+    if entry.problem:
+        reason, _, sentence = entry.problem.partition(": ")
+        raise BadImage(reason, sentence)
+    try:
+        if entry.offset < 0:
+            fd = os.open(entry.path, os.O_RDONLY)
+            try:
+                return _read_all(fd, entry.size if limit is None else min(limit, entry.size))
+            finally:
+                os.close(fd)
+        return _read_member(entry, limit)
+    except OSError as error:
+        raise BadImage("unreadable", f"the file cannot be read: {error.strerror}") from error
+
+
+def _read_all(fd: int, size: int) -> bytes:
+    """Reads `size` bytes; fewer only where the file has become shorter."""
+    data = os.read(fd, size)
+    while len(data) < size:
+        more = os.read(fd, size - len(data))
+        if not more:
+            break
+        data += more
+    return data
+
+
+def _read_member(entry: Entry, limit: int | None) -> bytes:
+    packed = entry.packed if limit is None else min(entry.packed, limit)
+    with open(entry.container, "rb", buffering=0) as archive:
+        guess = _ZIP_LOCAL_HEADER_BYTES + len(entry.path) + _ZIP_EXTRA_SLACK_BYTES + packed
+        block = os.pread(archive.fileno(), guess, entry.offset)
+        if len(block) < _ZIP_LOCAL_HEADER_BYTES or block[:4] != b"PK\x03\x04":
+            raise BadImage("damaged_zip", "the archive has no member where its directory says")
+        name_length, extra_length = struct.unpack_from("<HH", block, 26)
+        start = _ZIP_LOCAL_HEADER_BYTES + name_length + extra_length
+        if start + packed > len(block):
+            block = os.pread(archive.fileno(), start + packed, entry.offset)
+    stored = block[start : start + packed]
+    if entry.method == zipfile.ZIP_STORED:
+        data = stored
+    else:
+        try:
+            # At most what the directory announces, plus a byte that would give a lie away.
+            data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(stored, limit or entry.size + 1)
+        except zlib.error as error:
+            raise BadImage("damaged_zip", f"the member of the archive cannot be inflated: {error}") from error
+    if limit is None and (len(data) != entry.size or zlib.crc32(data) != entry.stamp):
+        raise BadImage("bad_checksum", "the member of the archive is not what its checksum says")
+    return data

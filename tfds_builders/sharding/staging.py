@@ -1,0 +1,74 @@
+"""Where a build lies until it is whole: a folder beside the version folder, a lock, and what killed builds left behind.
+
+    <data_dir>/<name>/.<version>.lock
+    <data_dir>/<name>/.<version>.<key>.staging/     plan, finished shards, journal, ledger
+
+TFDS deletes its own `incomplete.*` folder on any exception, and leaves it for ever after a SIGKILL; so nothing of ours
+lives there until the end.
+"""
+
+import fcntl
+import os
+import shutil
+from pathlib import Path
+
+from tfds_builders.records.errors import Refused
+
+
+class Staging:
+    """The staging folder of one build, held under a lock from `open` to `close`."""
+
+    def __init__(self, version_dir: Path, key: str, lock: int):
+        self.path = version_dir.parent / f".{version_dir.name}.{key[:16]}.staging"
+        self._lock = lock
+
+    @classmethod
+    def open(cls, version_dir: Path, key: str, in_use: Path, start_anew: bool) -> "Staging":
+        """Takes the lock, sweeps what other builds of this version left, and makes the folder or finds it again.
+
+        Args:
+          version_dir: where the dataset will be.
+          key: of the listing and the build's options; another key is another build.
+          in_use: TFDS's incomplete folder of this very build, to be spared.
+          start_anew: drop what is there already.
+
+        Raises:
+          Refused: another process builds this version right now.
+        """
+        version_dir.parent.mkdir(parents=True, exist_ok=True)
+        lock = os.open(version_dir.parent / f".{version_dir.name}.lock", os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(lock)
+            raise Refused(
+                f"Only one process at a time may build {version_dir}, and another one is doing so. Wait for it to end."
+            ) from None
+        staging = cls(version_dir, key, lock)
+        for path in version_dir.parent.glob(f".{version_dir.name}.*.staging"):
+            if path != staging.path or start_anew:
+                shutil.rmtree(path)
+        for path in version_dir.parent.glob(f"incomplete.*_{version_dir.name}"):
+            if path != in_use:
+                shutil.rmtree(path)
+        staging.path.mkdir(exist_ok=True)
+        for path in staging.path.glob(".*.tmp"):  # of writers that were killed
+            path.unlink()
+        return staging
+
+    def hand_over(self, names: list[str], target: Path) -> None:
+        """Puts finished files into `target` too. They stay here until `drop`: a kill in between loses nothing."""
+        for name in names:
+            try:
+                os.link(self.path / name, target / name)
+            except OSError:  # a file system without hard links
+                shutil.copyfile(self.path / name, target / name)
+
+    def drop(self) -> None:
+        """Removes the folder and gives the lock back: the dataset is in its place."""
+        shutil.rmtree(self.path)
+        self.close()
+
+    def close(self) -> None:
+        """Gives the lock back; the folder stays for the next run of the same build."""
+        os.close(self._lock)

@@ -1,0 +1,186 @@
+"""One shard: read, check, serialise, frame, rename. And the journal that makes a build resumable.
+
+A finished shard is four files in the staging folder: the shard, its manifest rows, its ledger rows, and last a mark
+that holds their checksums. The marks are the journal: what has a mark that holds is done, all else is written anew.
+"""
+
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import google_crc32c
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tfds_builders.records.decode import to_png
+from tfds_builders.records.example import serialise
+from tfds_builders.records.framing import frame
+from tfds_builders.records.header import BadImage, ImageFacts
+from tfds_builders.records.schema import LEDGER_SCHEMA, MANIFEST_SCHEMA, SCHEME_PREFIX
+from tfds_builders.sharding.manifest import entry_of, ledger_row
+from tfds_builders.sharding.plan import Shard, read_plan
+from tfds_builders.sharding.sources import read
+from tfds_builders.sharding.validate import validate
+
+_BUFFER_BYTES = 8 << 20  # written at once; larger buffers gain nothing
+_STORED_FORMATS = ("JPEG", "PNG", "BMP")  # what TFDS's Image feature loads; all else becomes PNG
+
+PROGRESS_COLUMNS = ("images", "bytes", "quarantined")
+
+
+class Done(NamedTuple):
+    """The mark of a finished shard."""
+
+    num_records: int
+    num_bytes: int  # of the serialised records, without framing
+    checksums: dict[str, list[int]]  # file name -> [size in bytes, crc32c]
+
+
+def write_shard(staging: str, shard: Shard, validation: str) -> Done:
+    """Writes one shard of the plan into the staging folder, under a unique temporary name that is renamed at the end.
+
+    Args:
+      staging: path of the folder with the plan.
+      shard: which.
+      validation: how deeply to check the bytes: header, checksum or decode.
+
+    Raises:
+      OSError: the disk is full, or the folder is gone. Files that are bad do not raise: they go to the ledger.
+    """
+    folder = Path(staging)
+    plan = read_plan(folder / "plan.arrow", shard.index)
+    progress = open_progress(folder, mode="r+")
+    counts = np.zeros(len(PROGRESS_COLUMNS), dtype=np.int64)
+    rows: list[dict] = []
+    ledger: list[dict] = []
+    temporary = folder / f".{shard.name}.{uuid.uuid4().hex}.tmp"
+    offset, num_bytes, crc = 0, 0, 0
+    with open(temporary, "wb", buffering=_BUFFER_BYTES) as output:
+        for planned in plan.to_pylist():
+            data = None
+            try:
+                data = read(entry_of(planned))
+                image, row = _checked(planned, data, validation)
+            except BadImage as error:
+                digest = None if data is None else hashlib.sha256(data).digest()
+                ledger.append(ledger_row(error, shard.split, planned, digest))
+                counts[2] += 1
+                continue
+            payload = serialise(image, row["label"], row["id"], row["category"], row["group"], row["video"])
+            framed = frame(payload)
+            row |= {
+                "split": shard.split,
+                "shard": shard.name,
+                "offset": offset,
+                "length": len(framed),
+                "image_offset": payload.find(image),
+                "bytes": len(image),
+            }
+            rows.append(row)
+            output.write(framed)
+            crc = google_crc32c.extend(crc, framed)
+            offset += len(framed)
+            num_bytes += len(payload)
+            counts[0] += 1
+            counts[1] = offset
+            progress[shard.index] = counts
+    progress[shard.index] = counts
+    checksums = {shard.name: [offset, crc]}
+    os.rename(temporary, folder / shard.name)
+    for suffix, table in (
+        (".manifest", pa.Table.from_pylist(rows, _manifest_schema(plan))),
+        (".ledger", pa.Table.from_pylist(ledger, LEDGER_SCHEMA)),
+    ):
+        _write_table(folder, shard.name + suffix, table)
+        checksums[shard.name + suffix] = _size_and_crc(folder / (shard.name + suffix))
+    done = Done(len(rows), num_bytes, checksums)
+    write_atomically(folder / (shard.name + ".done"), json.dumps(done._asdict()).encode())
+    return done
+
+
+def _checked(planned: dict, data: bytes, validation: str) -> tuple[bytes, dict]:
+    """The bytes to store and the manifest row so far.
+
+    Raises:
+      BadImage: the bytes do not pass the validation, or have changed since the scan.
+    """
+    if len(data) != planned["size"]:
+        raise BadImage("truncated", f"the file has {len(data)} bytes, {planned['size']} when it was listed")
+    facts: ImageFacts = validate(data, validation)
+    row = {name: value for name, value in planned.items() if name in _COPIED or name.startswith(SCHEME_PREFIX)}
+    # Flags of the name (wrong extension, ...) were found in the scan; those of the content here.
+    row["flags"] = sorted({*planned["flags"], *facts.flags})
+    row["sha256"] = hashlib.sha256(data).digest()
+    row["format"] = facts.format
+    if facts.format in _STORED_FORMATS:
+        return data, row
+    image = to_png(data)
+    row |= {"format": "PNG", "orientation": 1, "flags": sorted({*row["flags"], "converted"})}
+    return image, row
+
+
+_COPIED = (
+    "id", "label", "category", "group", "video", "generator",
+    "source_format", "width", "height", "mode", "orientation",
+)  # fmt: skip
+
+
+def _manifest_schema(plan: pa.RecordBatch) -> pa.Schema:
+    """The manifest's schema with the plan's split schemes."""
+    return pa.schema([*MANIFEST_SCHEMA, *(field for field in plan.schema if field.name.startswith(SCHEME_PREFIX))])
+
+
+def finished(staging: Path, shard: Shard) -> Done | None:
+    """The mark of a shard, if it is there and every file it names has the size and checksum that it says."""
+    try:
+        done = Done(**json.loads((staging / (shard.name + ".done")).read_bytes()))
+        for name, expected in done.checksums.items():
+            if (staging / name).stat().st_size != expected[0] or _size_and_crc(staging / name) != expected:
+                return None
+    except (OSError, ValueError, TypeError):
+        return None
+    return done
+
+
+def create_progress(staging: Path, num_shards: int) -> np.ndarray:
+    """Makes the file through which writers show how far they are: int64 (shards, 3), see PROGRESS_COLUMNS."""
+    np.zeros((num_shards, len(PROGRESS_COLUMNS)), dtype=np.int64).tofile(staging / "progress")
+    return open_progress(staging, mode="r")
+
+
+def open_progress(staging: Path, mode: str) -> np.ndarray:
+    """Maps the progress file into memory."""
+    return np.memmap(staging / "progress", dtype=np.int64, mode=mode).reshape(-1, len(PROGRESS_COLUMNS))
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Writes a small file such that it is either there whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    temporary.write_bytes(data)
+    os.rename(temporary, path)
+
+
+def read_tables(staging: Path, shards: list[Shard], suffix: str) -> Iterator[pa.Table]:
+    """The finished shards' manifest (`.manifest`) or ledger (`.ledger`) rows, in the order of the plan."""
+    for shard in shards:
+        yield pq.read_table(staging / (shard.name + suffix))
+
+
+def _write_table(folder: Path, name: str, table: pa.Table) -> None:
+    temporary = folder / f".{name}.{uuid.uuid4().hex}.tmp"
+    pq.write_table(table, temporary)
+    os.rename(temporary, folder / name)
+
+
+def _size_and_crc(path: Path) -> list[int]:
+    size, crc = 0, 0
+    with open(path, "rb") as file:
+        while chunk := file.read(_BUFFER_BYTES):
+            size += len(chunk)
+            crc = google_crc32c.extend(crc, chunk)
+    return [size, crc]
