@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tfds_builders.records.ray_address import LOOPBACK_ENVIRONMENT
+
 _isolation = pytest.StashKey[str]()
 
 # A caller's settings that would change what the tests see.
@@ -26,11 +28,10 @@ def pytest_configure(config: pytest.Config) -> None:
         MPLCONFIGDIR=f"{root}/.matplotlib",
         MPLBACKEND="agg",
         REALSHARD_HOME=f"{root}/realshard",
-        RAY_AUTH_MODE="disabled",
-        RAY_USAGE_STATS_ENABLED="0",
         MLFLOW_DISABLE_TELEMETRY="true",
         TF_CPP_MIN_LOG_LEVEL="3",
         CUDA_VISIBLE_DEVICES="-1",
+        **LOOPBACK_ENVIRONMENT,
     )
 
 

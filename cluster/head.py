@@ -1,0 +1,238 @@
+"""A Ray head on this machine, started in the repository root: there `ray job submit trainers/resnet.py` finds the file.
+
+    python -m cluster.head up       (make cluster-up)
+    python -m cluster.head status
+    python -m cluster.head down     (make cluster-down)
+
+It listens on 127.0.0.1 only and asks for no token. Jobs inherit the environment that `up` was called with, so
+REALSHARD_WEIGHTS=none, REALSHARD_HOME=/somewhere and MLFLOW_TRACKING_URI=... given to `up` hold for every job. Process
+ids are kept in REALSHARD_HOME/cluster/head.json; `down` ends those processes and no others.
+"""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import psutil
+import simple_parsing
+from simple_parsing.wrappers.field_wrapper import DashVariant
+
+from cluster.ports import LOOPBACK, pick_free_port, require_free
+from tfds_builders.records.errors import Refused
+from tfds_builders.records.ray_address import LOOPBACK_ENVIRONMENT
+from trainers.home import home
+
+ROOT = Path(__file__).resolve().parents[1]
+START_SECS = 120  # importing Ray and starting its seven processes takes 5-10 s on two idle cores
+STOP_SECS = 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Head:
+    """A running head: enough to find its processes again and never mistake another's for them."""
+
+    pid: int
+    started: float  # seconds since the epoch, as the kernel tells; with pid it names the process uniquely
+    dashboard: str  # http://127.0.0.1:8265: the page, and the address for `ray job submit`
+    address: str  # 127.0.0.1:<port>: what RAY_ADDRESS may be set to
+    directory: str  # where jobs without a --working-dir start
+    log: str
+
+    def process(self) -> psutil.Process | None:
+        """The process that all the others descend from, or None when it has ended."""
+        try:
+            process = psutil.Process(self.pid)
+            is_ours = abs(process.create_time() - self.started) < 1 and process.status() != psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return None
+        return process if is_ours else None
+
+
+def state_file() -> Path:
+    """Where the running head is written down."""
+    return home() / "cluster" / "head.json"
+
+
+def find_running() -> Head | None:
+    """The head that `up` started under this REALSHARD_HOME, if it is still running."""
+    try:
+        head = Head(**json.loads(state_file().read_text()))
+    except (FileNotFoundError, ValueError, TypeError):
+        return None
+    return head if head.process() else None
+
+
+def head_environment() -> dict[str, str]:
+    """The caller's environment, made fit for a head whose jobs start with `#!/usr/bin/env python`."""
+    environment = dict(os.environ)
+    environment.pop("RAY_ADDRESS", None)  # of another cluster
+    environment.update(LOOPBACK_ENVIRONMENT)
+    environment.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    scripts = str(Path(sys.executable).parent)
+    environment["PATH"] = os.pathsep.join([scripts, environment.get("PATH", os.defpath)])
+    environment["REALSHARD_HOME"] = str(home())
+    return environment
+
+
+def start(dashboard_port: int = 8265, num_cpus: int | None = None) -> Head:
+    """Starts a head and waits until it takes jobs.
+
+    Args:
+      dashboard_port: of the page and the job server.
+      num_cpus: logical CPUs that jobs share; None for the machine's.
+
+    Raises:
+      Refused: a head is already running, the port is busy, or Ray did not come up (with the end of its log).
+    """
+    if running := find_running():
+        raise Refused(
+            f"a Ray head is already running (process {running.pid}, {running.dashboard}, started in "
+            f"{running.directory}): use it, or end it with `make cluster-down`"
+        )
+    require_free(dashboard_port, "Ray's dashboard and job server", "say `python -m cluster.head up --dashboard-port N`")
+    port, client_port, agent_port = (pick_free_port() for _ in range(3))  # Ray's fixed defaults admit one head only
+    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"]
+    command += [f"--node-ip-address={LOOPBACK}", f"--port={port}", f"--ray-client-server-port={client_port}"]
+    command += ["--min-worker-port=0", "--max-worker-port=0", f"--dashboard-agent-listen-port={agent_port}"]
+    command += ["--include-dashboard=true", f"--dashboard-host={LOOPBACK}", f"--dashboard-port={dashboard_port}"]
+    command += ["--disable-usage-stats", "--log-color=false"]
+    if num_cpus is not None:
+        command.append(f"--num-cpus={num_cpus}")
+
+    state_file().parent.mkdir(parents=True, exist_ok=True)
+    log = state_file().with_suffix(".log")
+    with log.open("wb") as output:
+        child = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=head_environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # Ctrl-C in the terminal is not for it
+        )
+    head = Head(
+        pid=child.pid,
+        started=psutil.Process(child.pid).create_time(),
+        dashboard=f"http://{LOOPBACK}:{dashboard_port}",
+        address=f"{LOOPBACK}:{port}",
+        directory=str(ROOT),
+        log=str(log),
+    )
+    state_file().write_text(json.dumps(dataclasses.asdict(head), indent=2) + "\n")
+    try:
+        _wait_until_ready(head, child)
+        _note_address(head)
+    except BaseException:
+        stop(head)
+        raise
+    return head
+
+
+def _wait_until_ready(head: Head, child: subprocess.Popen) -> None:
+    """Returns when Ray is up and its job server answers; raises Refused when Ray ends or takes too long."""
+    deadline = time.monotonic() + START_SECS
+    while time.monotonic() < deadline:
+        if child.poll() is not None:
+            raise Refused(f"Ray did not start, see {head.log}; it says: {_last_error(head.log)}")
+        if "Ray runtime started" in Path(head.log).read_text(errors="replace") and _answers(head.dashboard):
+            return
+        time.sleep(0.25)
+    raise Refused(f"Ray's job server at {head.dashboard} did not answer within {START_SECS} s: see {head.log}")
+
+
+def _answers(dashboard: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{dashboard}/api/jobs/", timeout=5) as answer:
+            return answer.status == 200
+    except OSError:  # urllib's errors are OSErrors
+        return False
+
+
+def _last_error(log: str) -> str:
+    lines = [line.strip() for line in Path(log).read_text(errors="replace").splitlines() if line.strip()]
+    return next((line for line in reversed(lines) if "Error" in line), lines[-1] if lines else "(nothing)")
+
+
+def stop(head: Head) -> int:
+    """Ends the head, the processes that descend from it and those of its session; returns how many there were."""
+    process = head.process()
+    members = [process, *process.children(recursive=True)] if process else []
+    known = {member.pid for member in members}
+    members += [other for other in psutil.process_iter() if other.pid not in known and _session_of(other) == head.pid]
+    for member in members[:1]:
+        member.terminate()  # Ray then ends its own children in good order
+    _, alive = psutil.wait_procs(members, timeout=STOP_SECS)
+    for member in alive:
+        member.kill()
+    psutil.wait_procs(alive, timeout=STOP_SECS)
+    state_file().unlink(missing_ok=True)
+    _forget_address(head)
+    return len(members)
+
+
+def _session_of(process: psutil.Process) -> int | None:
+    try:
+        return os.getsid(process.pid)
+    except (ProcessLookupError, PermissionError):
+        return None
+
+
+def _note() -> Path:
+    """Where Ray notes the address of the newest head, and `ray job submit` without an address looks."""
+    return Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray" / "ray_current_cluster"
+
+
+def _note_address(head: Head) -> None:
+    """Writes the note so that the client, too, goes to loopback.
+
+    It would turn 127.0.0.1 into the machine's own address, where this head does not listen, and try that for 40 s;
+    0.0.0.0 it leaves alone, and connecting there is loopback.
+    """
+    _note().write_text(head.address.replace(LOOPBACK, "0.0.0.0"))
+
+
+def _forget_address(head: Head) -> None:
+    """Removes the note, if it is of this head: the next `ray job submit` would wait for it in vain."""
+    try:
+        if _note().read_text().rpartition(":")[2] == head.address.rpartition(":")[2]:
+            _note().unlink()
+    except OSError:
+        pass
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Starts, shows or stops the Ray head of this repository."""
+
+    action: str = simple_parsing.field(choices=["up", "status", "down"], positional=True)
+    dashboard_port: int = 8265  # of the dashboard and the job server, on 127.0.0.1
+    num_cpus: int | None = None  # logical CPUs that jobs share; the machine's if not given
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command line."""
+    options = simple_parsing.parse(Options, args=arguments, add_option_string_dash_variants=DashVariant.DASH)
+    if options.action == "up":
+        head = start(options.dashboard_port, options.num_cpus)
+        print(f"Ray is up: {head.dashboard} (jobs start in {head.directory}, log {head.log})")
+        print("next, after `source .venv/bin/activate`: ray job submit trainers/resnet.py")
+        return
+    running = find_running()
+    if running is None:
+        print(f"no Ray head is running under {home()}")
+        raise SystemExit(0 if options.action == "down" else 1)
+    if options.action == "status":
+        print(f"Ray is up: {running.dashboard}, process {running.pid}, jobs start in {running.directory}")
+        print(f"RAY_ADDRESS={running.address}")
+    else:
+        print(f"Ray is down: ended {stop(running)} processes of {running.dashboard}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,38 @@
+"""Ports of this machine: is one free, and which one is."""
+
+import socket
+
+from tfds_builders.records.errors import Refused
+
+LOOPBACK = "127.0.0.1"
+
+
+def is_free(port: int, host: str = LOOPBACK) -> bool:
+    """Whether a server could listen on `host`:`port` now."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        # As servers do: a port whose last connections are still closing (TIME_WAIT) counts as free.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+    return True
+
+
+def require_free(port: int, what: str, option: str) -> None:
+    """Checks that `what` can listen on 127.0.0.1:`port`; `option` is how the user chooses another port.
+
+    Raises:
+      Refused: the port is no port, or something already listens there.
+    """
+    if not 0 < port < 65536:
+        raise Refused(f"{what} needs a port from 1 to 65535, received {port}: {option}")
+    if not is_free(port):
+        raise Refused(f"{what} needs port {port} of {LOOPBACK}, which is busy: end what listens there, or {option}")
+
+
+def pick_free_port() -> int:
+    """A port that is free on every address now, chosen by the operating system."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.bind(("", 0))
+        return probe.getsockname()[1]
