@@ -190,7 +190,7 @@ def _resolve(uri: str, model_uri: str) -> tuple[str, int]:
         raise Refused(f"a model is named models:/NAME@ALIAS or models:/NAME/VERSION, received {model_uri!r}")
     file = database_file(uri)
     if file and not file.exists():
-        raise Refused(f"there is no model {model_uri}: nothing has been trained yet, {file} does not exist")
+        raise Refused(f"there is no model {model_uri}: nothing has been trained yet ({file} does not exist)")
     client = client_of(uri)
     try:
         if found["alias"]:

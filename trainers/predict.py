@@ -1,0 +1,130 @@
+"""Verdicts on image files.
+
+    python -m trainers.predict --model models:/realshard-resnet50@champion photo.jpg more-photos/
+
+prints a line a file: file, label, P(fake), model. JPEG, PNG, WebP, BMP, GIF and TIFF of any size; folders are walked.
+A file that cannot be read gets a line with the reason, the others are scored, and the exit code is 1 at the end.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from trainers.registry import Detector, Verdict, load_detector
+
+DEFAULT_MODEL = "models:/realshard-resnet50@champion"
+# What is taken from a folder; a file named on the command line may be called anything.
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+_BATCH_IMAGES = 32
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """What became of one file: a verdict, or an error with neither label nor P(fake)."""
+
+    file: str
+    label: str | None
+    p_fake: float | None
+    error: str | None
+
+
+def find_files(paths: Sequence[Path]) -> list[Path]:
+    """`paths`, with each folder replaced by the image files in it and below, by name."""
+    files = []
+    for path in paths:
+        if path.is_dir():
+            below = sorted(found for found in path.rglob("*") if found.suffix.lower() in SUFFIXES and found.is_file())
+            files += below or [path]  # a folder without images is answered as one unreadable file
+        else:
+            files.append(path)
+    return files
+
+
+def predict_files(detector: Detector, files: Sequence[Path]) -> Iterator[Answer]:
+    """The answers, in the order of `files`, batch by batch; at most 32 files are in memory."""
+    for start in range(0, len(files), _BATCH_IMAGES):
+        contents = [(file, *_read(file)) for file in files[start : start + _BATCH_IMAGES]]
+        verdicts = iter(detector.predict([data for _, data, error in contents if error is None]))
+        for file, _, error in contents:
+            verdict = Verdict(None, None, 0.0, error) if error else next(verdicts)
+            yield Answer(str(file), verdict.label, verdict.p_fake, verdict.error)
+
+
+def _read(file: Path) -> tuple[bytes, str | None]:
+    if file.is_dir():
+        return b"", f"the folder holds no images ({', '.join(SUFFIXES)})"
+    try:
+        return file.read_bytes(), None
+    except OSError as error:
+        return b"", (error.strerror or type(error).__name__).lower()
+
+
+def _print_table(answers: Iterable[Answer], detector: Detector, width: int) -> bool:
+    """Prints the answers as they come. True if every file has a verdict."""
+    model = f"{detector.name} v{detector.version}"
+    print(f"{'file':<{width}}  {'label':<5}  {'P(fake)':>7}  model")
+    complete = True
+    for answer in answers:
+        if answer.error is None:
+            print(f"{answer.file:<{width}}  {answer.label:<5}  {answer.p_fake:7.4f}  {model}", flush=True)
+        else:
+            complete = False
+            print(f"{answer.file:<{width}}  {'-':<5}  {'-':>7}  unreadable: {answer.error}", flush=True)
+    return complete
+
+
+def _print_json(answers: Iterable[Answer], detector: Detector) -> bool:
+    """Prints one JSON object a line and file. True if every file has a verdict."""
+    complete = True
+    for answer in answers:
+        model = {"model": detector.name, "version": detector.version}
+        print(json.dumps(dataclasses.asdict(answer) | model), flush=True)
+        complete &= answer.error is None
+    return complete
+
+
+@contextlib.contextmanager
+def _silent_stderr() -> Iterator[None]:
+    # TensorFlow writes to the descriptor, before it reads TF_CPP_MIN_LOG_LEVEL.
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m trainers.predict", description="Says of image files whether they are real or fake."
+    )
+    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="an image file, or a folder of them")
+    parser.add_argument("--model", default=DEFAULT_MODEL, help="a registered model (default: %(default)s)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object a line instead of a table")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns the exit code: 0, or 1 if a file has no verdict."""
+    options: Any = _parser().parse_args(arguments)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    with _silent_stderr():
+        detector = load_detector(options.model)
+    files = find_files(options.images)
+    answers = predict_files(detector, files)
+    if options.json:
+        return 0 if _print_json(answers, detector) else 1
+    width = max(len(str(file)) for file in files)
+    return 0 if _print_table(answers, detector, width) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
