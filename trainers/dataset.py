@@ -25,10 +25,6 @@ from tfds_builders.records.schema import BUILD, LABELS, MANIFEST, SCHEME_PREFIX
 DATASET_INFO = "dataset_info.json"
 TRAIN = "train"
 
-# What tf.io.decode_image and every other decoder agree about without looking closer.
-_PLAIN_MODES = ("RGB", "L")
-_PLAIN_FORMATS = ("JPEG", "PNG")
-
 Values = Mapping[str, Collection]  # column -> the values that are meant
 
 
@@ -94,15 +90,14 @@ class Records:
 
     @functools.cached_property
     def is_plain(self) -> np.ndarray:
-        """bool [n]: the stored bytes are an upright 8-bit grey or RGB image; others go through `plain_bytes` first."""
+        """bool [n]: TensorFlow decodes the stored bytes as they are; others go through `plain_bytes` first.
+
+        The manifest's version of `records.header`'s `ImageFacts.plain`.
+        """
         table = self.table
-        tests = (
-            pc.equal(table["orientation"], 1),
-            pc.equal(pc.list_value_length(table["flags"]), 0),
-            pc.is_in(table["mode"], value_set=pa.array(_PLAIN_MODES)),
-            pc.is_in(table["format"], value_set=pa.array(_PLAIN_FORMATS)),
-        )
-        return functools.reduce(pc.and_, tests).to_numpy()
+        is_jpeg = pc.and_(pc.equal(table["format"], "JPEG"), pc.not_equal(table["mode"], "CMYK"))
+        is_decoded = pc.or_(pc.equal(table["format"], "PNG"), is_jpeg)
+        return pc.and_(is_decoded, pc.equal(table["orientation"], 1)).to_numpy()
 
     @functools.cached_property
     def _shard_codes(self) -> pa.DictionaryArray:

@@ -20,7 +20,7 @@ class RecordReader:
 
     def __init__(self, records: Records):
         self._records = records
-        # Plain python lists of numpy scalars would be slow; these arrays are made once, before threads share them.
+        # Made here, once, before threads share them.
         self._shards, self._offsets, self._lengths = records.shards, records.offsets, records.lengths
         self._starts, self._sizes = records.image_offsets, records.image_bytes
         self._is_plain = records.is_plain
