@@ -20,6 +20,7 @@ from pathlib import Path
 
 import psutil
 import simple_parsing
+from simple_parsing import DashVariant
 
 from cluster.ports import LOOPBACK, pick_free_port, require_free
 from tfds_builders.records.errors import Refused
@@ -216,9 +217,7 @@ class Options:
 
 def main(arguments: list[str] | None = None) -> None:
     """The command line."""
-    options = simple_parsing.parse(
-        Options, args=arguments, add_option_string_dash_variants=simple_parsing.DashVariant.DASH
-    )
+    options = simple_parsing.parse(Options, args=arguments, add_option_string_dash_variants=DashVariant.DASH)
     if options.action == "up":
         head = start(options.dashboard_port, options.num_cpus)
         print(f"Ray is up: {head.dashboard} (jobs start in {head.directory}, log {head.log})")

@@ -8,6 +8,7 @@ import os
 import sys
 
 import simple_parsing
+from simple_parsing import DashVariant
 
 from cluster.ports import LOOPBACK, require_free
 from tfds_builders.records.errors import Refused
@@ -40,9 +41,7 @@ class Options:
 
 def main(arguments: list[str] | None = None) -> None:
     """The command line: becomes the server."""
-    options = simple_parsing.parse(
-        Options, args=arguments, add_option_string_dash_variants=simple_parsing.DashVariant.DASH
-    )
+    options = simple_parsing.parse(Options, args=arguments, add_option_string_dash_variants=DashVariant.DASH)
     command = server_command(options.port)
     print(f"MLflow is at http://{LOOPBACK}:{options.port} (over {tracking_uri()}); Ctrl-C ends it", flush=True)
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")

@@ -1,0 +1,104 @@
+"""What a fresh clone relies on: pinned versions, make's targets, and a README whose commands exist."""
+
+import re
+import shutil
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).resolve().parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+README = (ROOT / "README.md").read_text()
+TARGETS = ("demo", "test", "test-long", "lint", "ui", "cluster-up", "cluster-down", "clean")
+
+
+def pins() -> dict[str, str]:
+    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+    found = {}
+    for line in lines:
+        match = re.fullmatch(r"([A-Za-z0-9._-]+)==([A-Za-z0-9.!+]+)", line)
+        assert match, f"not a plain pin: {line!r}"
+        found[canonicalize_name(match[1])] = match[2]
+    assert len(found) == len(lines) > 100
+    return found
+
+
+def test_every_requirement_is_pinned_to_a_version_it_admits():
+    extras = [name for group in PROJECT["optional-dependencies"].values() for name in group]
+    for text in PROJECT["dependencies"] + extras:
+        requirement = Requirement(text)
+        version = pins()[canonicalize_name(requirement.name)]
+        assert requirement.specifier.contains(version), f"{text} is pinned to {version}"
+
+
+def test_the_licence_is_the_one_declared():
+    text = (ROOT / "LICENSE").read_text()
+    assert PROJECT["license"] == "Apache-2.0"
+    assert "Apache License\n                           Version 2.0, January 2004" in text
+    assert "END OF TERMS AND CONDITIONS" in text
+
+
+def make(*arguments: str) -> subprocess.CompletedProcess:
+    if shutil.which("make") is None:
+        pytest.skip("make is not installed")
+    return subprocess.run(["make", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=60)
+
+
+def test_make_alone_lists_every_target_in_a_line():
+    run = make()
+    assert run.returncode == 0
+    listed = dict(re.findall(r"^  make ([a-z-]+) +(\S.*)$", run.stdout, flags=re.MULTILINE))
+    assert set(TARGETS) <= set(listed)
+    phony = re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+    assert phony is not None
+    assert set(listed) == set(phony[1].split())
+
+
+def test_an_unsuitable_python_is_refused_in_a_sentence(tmp_path):
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    (tmp_path / "pyproject.toml").touch()
+    (tmp_path / "constraints.txt").touch()
+    run = make("-C", str(tmp_path), "install", "PYTHON=no-such-python")
+    assert run.returncode != 0
+    assert "realshard needs Python 3.11, 3.12 or 3.13 with its venv module, found: no-such-python." in run.stderr
+    assert not (tmp_path / ".venv").exists()
+
+
+def test_the_readme_names_only_targets_that_exist():
+    listed = set(re.findall(r"^  make ([a-z-]+)", make().stdout, flags=re.MULTILINE))
+    named = set(re.findall(r"`make ([a-z-]+)`", README)) | set(re.findall(r"^make ([a-z-]+)", README, flags=re.M))
+    assert {"demo", "test", "ui", "cluster-up", "cluster-down"} <= named
+    assert named <= listed
+
+
+def test_the_readme_names_only_files_that_exist():
+    tree = re.search(r"<!-- tree -->\n```\n(.*?)```", README, flags=re.DOTALL)
+    assert tree is not None
+    named = set()
+    folders: list[str] = []
+    for line in tree[1].splitlines():
+        depth = (len(line) - len(line.lstrip())) // 2
+        name = line.split()[0]
+        folders[depth:] = [name]
+        named.add("".join(folders))
+    missing = {name for name in named if not (ROOT / name).exists()}
+    assert not missing
+    modules = {
+        path.relative_to(ROOT).as_posix()
+        for room in ("tfds_builders", "trainers", "cluster")
+        for path in (ROOT / room).rglob("*.py")
+        if path.name != "__init__.py"
+    }
+    assert not modules - named
+
+
+def test_the_readme_runs_only_modules_that_exist():
+    named = set(re.findall(r"python -m ((?:tfds_builders|trainers|cluster)[a-z_.]*)", README))
+    assert "trainers.predict" in named
+    for module in named:
+        path = ROOT / module.replace(".", "/")
+        assert path.with_suffix(".py").exists() or (path / "__main__.py").exists(), module
