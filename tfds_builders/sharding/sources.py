@@ -20,6 +20,7 @@ from tfds_builders.records.header import BadImage
 
 _ZIP_LOCAL_HEADER_BYTES = 30
 _ZIP_ENCRYPTED_FLAG = 0x1
+_DEFLATE_SLACK_BYTES = 1024  # what incompressible data and the code tables add to a beginning
 _ZIP_EXTRA_SLACK_BYTES = 512  # a local header's extra field is rarely longer; read again when it is
 
 
@@ -169,7 +170,7 @@ def _read_all(fd: int, size: int) -> bytes:
 
 
 def _read_member(entry: Entry, limit: int | None) -> bytes:
-    packed = entry.packed if limit is None else min(entry.packed, limit)
+    packed = entry.packed if limit is None else min(entry.packed, limit + _DEFLATE_SLACK_BYTES)
     with open(entry.container, "rb", buffering=0) as archive:
         guess = _ZIP_LOCAL_HEADER_BYTES + len(entry.path) + _ZIP_EXTRA_SLACK_BYTES + packed
         block = os.pread(archive.fileno(), guess, entry.offset)
@@ -188,6 +189,9 @@ def _read_member(entry: Entry, limit: int | None) -> bytes:
             data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(stored, limit or entry.size + 1)
         except zlib.error as error:
             raise BadImage("damaged_zip", f"the member of the archive cannot be inflated: {error}") from error
-    if limit is None and (len(data) != entry.size or zlib.crc32(data) != entry.stamp):
+    if limit is not None:
+        # A member that inflates to less than expected of its beginning is read whole.
+        return data[:limit] if len(data) >= min(limit, entry.size) else _read_member(entry, None)[:limit]
+    if len(data) != entry.size or zlib.crc32(data) != entry.stamp:
         raise BadImage("bad_checksum", "the member of the archive is not what its checksum says")
     return data

@@ -1,14 +1,11 @@
 """Where tasks run: Ray, local or at RAY_ADDRESS; or this process, for inputs too small to be worth starting it."""
 
-import os
-import socket
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any, Protocol
 
-from tfds_builders.records.errors import Refused
+from tfds_builders.records.ray_address import prepare_ray_address
 
-_CONNECT_TIMEOUT_SECS = 5
 _MAX_WORKER_DEATHS = 10  # of one task before the build gives up: a worker may be killed, not all of them for ever
 _IN_FLIGHT_PER_CPU = 4  # tasks submitted ahead: enough to keep workers busy, few enough to bound memory
 
@@ -47,18 +44,14 @@ class RayWorkers:
     """
 
     def __init__(self) -> None:
+        address = prepare_ray_address()
         import ray
 
         self._ray = ray
         self._started = not ray.is_initialized()
         if self._started:
-            address = os.environ.get("RAY_ADDRESS") or "local"
-            _check_answers(address)
             options: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
-            if address == "local":
-                # Everything listens on loopback, so no tokens; set outright, since Ray may otherwise turn them on.
-                os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-            ray.init(address=address, log_to_driver=False, logging_level="ERROR", configure_logging=False, **options)
+            ray.init(address=address, log_to_driver=False, logging_level="ERROR", **options)
 
     def map(self, function: Callable, arguments: Iterable[tuple], poll: Callable[[], None] | None = None) -> Iterator:
         remote = self._ray.remote(num_cpus=1, max_retries=_MAX_WORKER_DEATHS)(function)
@@ -80,17 +73,3 @@ class RayWorkers:
     def close(self) -> None:
         if self._started:
             self._ray.shutdown()
-
-
-def _check_answers(address: str) -> None:
-    """Refuses a `host:port` at which nothing listens: Ray itself would try for minutes."""
-    host, separator, port = address.removeprefix("ray://").rpartition(":")
-    if not separator or not port.isdigit():
-        return  # "local" and "auto" are for Ray to resolve
-    try:
-        socket.create_connection((host, int(port)), timeout=_CONNECT_TIMEOUT_SECS).close()
-    except OSError as error:
-        raise Refused(
-            f"RAY_ADDRESS must name a running Ray cluster; nothing answers at {address} ({error}). "
-            "Start one (`make cluster-up`) or unset RAY_ADDRESS to use this machine alone."
-        ) from None

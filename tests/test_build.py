@@ -1,0 +1,271 @@
+"""The engine through the ai_vs_human builder: equal to stock TFDS, equal for any workers, resumable, nothing lost."""
+
+import hashlib
+import json
+import multiprocessing
+import shutil
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import tensorflow as tf
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from tfds_builders.ai_vs_human.ai_vs_human_dataset_builder import Builder
+from tfds_builders.records import example, framing
+from tfds_builders.records.errors import Refused
+from tfds_builders.records.schema import BUILD, EXCLUDED, MANIFEST, QUARANTINE
+from tfds_builders.sharding import build as engine
+from tfds_builders.sharding import writer
+
+
+class StockBuilder(Builder, skip_registration=True):
+    """The same builder, written by TFDS's own one-process writer."""
+
+    name = "ai_vs_human"
+    _generate_splits = tfds.core.GeneratorBasedBuilder._generate_splits
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory) -> Path:
+    """120 images in the published layout, the same names in every category, and a few files that are not images."""
+    root = tmp_path_factory.mktemp("source")
+    random = np.random.default_rng(0)
+    for category in ("car", "cat"):
+        for folder in ("0_real", "1_fake"):
+            (root / category / folder).mkdir(parents=True)
+            for number in range(30):
+                pixels = random.integers(0, 256, (24, 20, 3), np.uint8)
+                suffix = ("png", "jpg")[number % 2]
+                Image.fromarray(pixels).save(root / category / folder / f"{number:05d}.{suffix}")
+    (root / "car" / "0_real" / ".DS_Store").write_bytes(b"x")
+    (root / "loose.png").write_bytes(b"x")
+    (root / "README.txt").write_text("about")
+    return root
+
+
+def _build(source: Path, data_dir: Path, builder_class=Builder, **options) -> Path:
+    builder = builder_class(data_dir=str(data_dir))
+    config = tfds.download.DownloadConfig(manual_dir=str(source), **options)
+    builder.download_and_prepare(download_config=config)
+    return Path(builder.data_dir)
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    return {path.name: hashlib.md5(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
+
+
+@pytest.fixture(scope="module")
+def built(source, tmp_path_factory) -> Path:
+    return _build(source, tmp_path_factory.mktemp("built"), num_shards=3)
+
+
+def _shards(folder: Path, split: str) -> list[str]:
+    return sorted(map(str, folder.glob(f"*-{split}.tfrecord-*")))
+
+
+def test_records_equal_stock_tfds_in_order(source, built, tmp_path):
+    stock = _build(source, tmp_path, StockBuilder, num_shards=3)
+    for split in ("train", "validation", "test"):
+        ours, theirs = (
+            [example.parse(record.numpy()) for record in tf.data.TFRecordDataset(_shards(folder, split))]
+            for folder in (built, stock)
+        )
+        assert ours == theirs
+        assert len(ours) > 0
+    ours_info, stock_info = (json.loads((folder / "dataset_info.json").read_text()) for folder in (built, stock))
+    assert ours_info["splits"] == stock_info["splits"]
+
+
+def test_tfds_reads_the_result_unchanged(built):
+    builder = tfds.builder_from_directory(built)
+    assert builder.info.features["label"].names == ["real", "fake"]
+    whole = builder.as_dataset(split="train")
+    assert whole.cardinality() == builder.info.splits["train"].num_examples == 96
+    assert builder.as_dataset(split="train[25%:75%]").cardinality() == 48
+    assert [ds.cardinality() for ds in builder.as_dataset(split=tfds.even_splits("train", 3))] == [32, 32, 32]
+    (record,) = builder.as_dataset(split="test[:1]")
+    assert record["image"].shape == (24, 20, 3)
+    raw = builder.as_dataset(split="test[:1]", decoders={"image": tfds.decode.SkipDecoding()})
+    (record,) = raw
+    assert record["image"].dtype == tf.string
+
+
+def test_manifest_leads_to_every_record(source, built):
+    manifest = pq.read_table(built / MANIFEST)
+    assert manifest.num_rows == 120
+    for row in manifest.to_pylist():
+        with open(built / row["shard"], "rb") as shard:
+            payload = framing.read_payload(shard.fileno(), row["offset"], row["length"])
+        image = payload[row["image_offset"] : row["image_offset"] + row["bytes"]]
+        assert image == (source / row["id"]).read_bytes() == example.parse(payload)["image"]
+        assert hashlib.sha256(image).digest() == row["sha256"]
+        assert row["label"] == int("1_fake" in row["id"])
+        assert row["category"] == row["id"].partition("/")[0]
+        assert (row["width"], row["height"], row["mode"]) == (20, 24, "RGB")
+    assert set(manifest["scheme_published"].to_pylist()) == {"train", "test"}
+
+
+def test_nothing_is_lost(built):
+    summary = json.loads((built / BUILD).read_text())
+    assert (summary["found"], summary["written"], summary["excluded"], summary["quarantined"]) == (122, 120, 2, 0)
+    excluded = pq.read_table(built / EXCLUDED).to_pylist()
+    assert {row["id"]: row["reason"] for row in excluded} == {
+        "car/0_real/.DS_Store": "system_file",
+        "loose.png": "outside_layout",
+    }
+    for counts in summary["splits"].values():
+        assert counts["found"] == counts["written"] == counts["real"] + counts["fake"]
+
+
+def test_ray_tasks_write_the_same_bytes(source, built, tmp_path, ray_session, monkeypatch):
+    monkeypatch.setattr(engine, "_TINY_FILES", 0)
+    assert _digests(_build(source, tmp_path, num_shards=3)) == _digests(built)
+
+
+def test_a_zip_gives_the_same_records(source, built, tmp_path):
+    (tmp_path / "manual").mkdir()
+    with zipfile.ZipFile(tmp_path / "manual" / "archive.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in source.rglob("*"):
+            archive.write(path, path.relative_to(source))
+    assert _digests(_build(tmp_path / "manual", tmp_path, num_shards=3)) == _digests(built)
+
+
+def test_the_fingerprint_changes_with_content_and_not_with_shards(source, built, tmp_path):
+    fingerprint = json.loads((built / BUILD).read_text())["fingerprint"]
+    other = _build(source, tmp_path / "a", num_shards=1)
+    assert json.loads((other / BUILD).read_text())["fingerprint"] == fingerprint
+    changed = tmp_path / "manual"
+    shutil.copytree(source, changed)
+    shutil.copyfile(changed / "car/0_real/00003.jpg", changed / "car/0_real/00001.jpg")
+    other = _build(changed, tmp_path / "b", num_shards=1)
+    assert json.loads((other / BUILD).read_text())["fingerprint"] != fingerprint
+
+
+def _build_and_die(source: Path, data_dir: Path) -> None:
+    """Ends the process without any clean-up after the second shard, like SIGKILL."""
+    write = writer.write_shard
+    calls = []
+
+    def write_and_die(*args):
+        if len(calls) == 2:
+            import os
+
+            os._exit(9)
+        calls.append(args)
+        return write(*args)
+
+    engine.write_shard = write_and_die
+    _build(source, data_dir, num_shards=3)
+
+
+def test_a_killed_build_goes_on_where_it_was(source, built, tmp_path, monkeypatch, capfd):
+    process = multiprocessing.get_context("spawn").Process(target=_build_and_die, args=(source, tmp_path))
+    process.start()
+    process.join(300)
+    assert process.exitcode == 9
+    name_dir = tmp_path / "ai_vs_human"
+    (staging,) = name_dir.glob(".1.0.0.*.staging")
+    assert len(list(staging.glob("*.done"))) == 2
+    assert list(name_dir.glob("incomplete.*"))  # what TFDS leaves
+    # A power cut: one finished shard lost its end, and there is half a temporary file.
+    first = min(staging.glob("*.done")).with_suffix("")
+    first.write_bytes(first.read_bytes()[:-100])
+    (staging / f".{first.name}.0.tmp").write_bytes(b"half")
+    written = []
+    write = writer.write_shard
+    monkeypatch.setattr(engine, "write_shard", lambda *args: written.append(args[1].name) or write(*args))
+    assert _digests(_build(source, tmp_path, num_shards=3)) == _digests(built)
+    assert len(written) == 8
+    assert "1 of 9 shards are there" in capfd.readouterr().err
+    assert [path.name for path in name_dir.iterdir() if path.is_dir()] == ["1.0.0"]
+
+
+def _corpus(root: Path, names: dict[str, bytes]) -> Path:
+    for name, data in names.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(data)
+    return root
+
+
+def _png(seed: int) -> bytes:
+    import io
+
+    file = io.BytesIO()
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (8, 8, 3), np.uint8)).save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.fixture
+def good_files() -> dict[str, bytes]:
+    return {f"car/{label}/{number}.png": _png(number) for label in ("real", "fake") for number in range(30)}
+
+
+def test_bad_files_are_quarantined_and_leave_a_gap(good_files, tmp_path, monkeypatch):
+    damaged = bytearray(_png(99))
+    damaged[-20] ^= 0xFF  # content only: the header is fine, so the file is planned for a split
+    bad = {"car/real/empty.png": b"", "car/fake/page.jpg": b"<html>no</html>", "car/real/damaged.png": bytes(damaged)}
+    manual = _corpus(tmp_path / "manual", good_files | bad)
+    with pytest.raises(Refused, match="2 of 63 are. See .*ledger"):
+        _build(manual, tmp_path / "data")
+    monkeypatch.setenv("REALSHARD_MAX_QUARANTINED", "0.05")
+    built = _build(manual, tmp_path / "data")
+    summary = json.loads((built / BUILD).read_text())
+    assert (summary["found"], summary["written"], summary["quarantined"]) == (63, 60, 3)
+    reasons = {row["id"]: row["reason"] for row in pq.read_table(built / QUARANTINE).to_pylist()}
+    assert reasons == {
+        "car/real/empty.png": "zero_bytes",
+        "car/fake/page.jpg": "not_an_image",
+        "car/real/damaged.png": "bad_checksum",
+    }
+    info = tfds.builder_from_directory(built).info
+    assert sum(split.num_examples for split in info.splits.values()) == 60
+
+
+@pytest.mark.parametrize(
+    ("names", "sentence"),
+    [
+        ({"notes.txt": b"x"}, "images of both classes; the source holds none"),
+        ({f"cat/real/{number}.png": _png(number) for number in range(5)}, "there are only real ones"),
+        ({"cat/real/a.png": _png(0), "cat/fake/b.png": _png(1)}, "cannot be split into train, validation, test"),
+    ],
+)
+def test_sources_that_cannot_be_split_are_refused_in_a_sentence(names, sentence, tmp_path):
+    with pytest.raises(Refused, match=sentence):
+        _build(_corpus(tmp_path / "manual", names), tmp_path / "data")
+    assert not list((tmp_path / "data").rglob("*.json"))
+
+
+def test_a_missing_manual_dir_says_what_to_put_there(tmp_path):
+    with pytest.raises(Refused, match="Shirshak Acharya"):
+        _build(tmp_path / "missing", tmp_path / "data")
+
+
+@pytest.mark.parametrize("option", [{"max_examples_per_split": 3}, {"nondeterministic_order": True}])
+def test_options_without_effect_are_refused(option, source, tmp_path):
+    with pytest.raises(Refused, match="not supported"):
+        _build(source, tmp_path, **option)
+
+
+def test_other_settings_are_checked(source, tmp_path, monkeypatch):
+    monkeypatch.setenv("REALSHARD_VALIDATION", "thorough")
+    with pytest.raises(Refused, match="header, checksum, decode"):
+        _build(source, tmp_path)
+
+
+def test_photograph_prefixes_become_groups(tmp_path):
+    names = {
+        f"car/{label}/{photograph}__{number}.png": _png(zlib.crc32(f"{label} {photograph} {number}".encode()))
+        for label in ("real", "fake")
+        for photograph in "abcdefghijkl"
+        for number in range(3)
+    }
+    built = _build(_corpus(tmp_path / "manual", names), tmp_path / "data")
+    manifest = pq.read_table(built / MANIFEST).to_pandas()
+    assert (manifest["group"] == manifest["id"].str.extract(r"([a-l])__")[0]).all()
+    assert (manifest.groupby("group")["split"].nunique() == 1).all()
+    assert (manifest.groupby("split")["group"].nunique() >= 3).all()

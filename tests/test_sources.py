@@ -1,0 +1,99 @@
+"""Folders and zips seen the same way, and what must not be read."""
+
+import os
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from tfds_builders.records.header import BadImage
+from tfds_builders.sharding.sources import Source, read
+
+
+def _files(root: Path) -> dict[str, bytes]:
+    return {entry.id: read(entry) for entry in Source(root).entries()}
+
+
+@pytest.fixture
+def content() -> dict[str, bytes]:
+    return {"b/two words.png": os.urandom(5000), "a/x.jpg": b"x" * 70_000, "a/empty.png": b"", "top.csv": b"1,2"}
+
+
+def test_folder_and_zip_hold_the_same_files(tmp_path, content):
+    folder, zipped = tmp_path / "folder", tmp_path / "zipped"
+    zipped.mkdir()
+    for name, data in content.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+    with zipfile.ZipFile(zipped / "archive.zip", "w") as archive:
+        for number, (name, data) in enumerate(content.items()):
+            archive.writestr(name, data, compress_type=(zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)[number % 2])
+    assert _files(folder) == _files(zipped) == content
+    assert Source(zipped).sidecar("top.csv") == Source(folder).sidecar("top.csv") == b"1,2"
+    assert Source(folder).sidecar("missing.csv") is None
+
+
+def test_a_prefix_of_a_member_can_be_read(tmp_path, content):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in content.items():
+            archive.writestr(name, data)
+    for entry in Source(tmp_path).entries():
+        assert read(entry, limit=100) == content[entry.id][:100]
+
+
+def test_several_zips_are_parts_with_names_of_their_own(tmp_path):
+    for part in ("part_1", "part_2"):
+        with zipfile.ZipFile(tmp_path / f"{part}.zip", "w") as archive:
+            archive.writestr("same.png", part)
+    assert _files(tmp_path) == {"part_1/same.png": b"part_1", "part_2/same.png": b"part_2"}
+
+
+def test_listing_is_in_order_of_name(tmp_path):
+    for name in ("c", "a", "b"):
+        (tmp_path / name).write_bytes(b"")
+    assert [entry.id for entry in Source(tmp_path).entries()] == ["a", "b", "c"]
+
+
+def test_names_that_are_not_utf8_are_escaped_and_read(tmp_path):
+    with open(os.path.join(os.fsencode(tmp_path), b"caf\xe9.png"), "wb") as file:
+        file.write(b"data")
+    assert _files(tmp_path) == {"caf\\xe9.png": b"data"}
+
+
+def test_links_that_lead_nowhere_or_back_are_reported_once(tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "back").symlink_to(tmp_path)
+    (tmp_path / "nowhere.png").symlink_to(tmp_path / "missing")
+    (tmp_path / "file.png").write_bytes(b"data")
+    problems = {entry.id: entry.problem.partition(":")[0] for entry in Source(tmp_path).entries()}
+    assert problems == {"folder/back": "symlink_loop", "nowhere.png": "unreadable", "file.png": ""}
+
+
+def test_members_that_leave_the_archive_are_not_read(tmp_path):
+    names = {"../out.png": "unsafe_path", "/abs.png": "unsafe_path", "a/../../b.png": "unsafe_path", "fine.png": ""}
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for name in names:
+            archive.writestr(name, b"data")
+    entries = {entry.id: entry for entry in Source(tmp_path).entries()}
+    assert {id: entry.problem.partition(":")[0] for id, entry in entries.items()} == names
+    with pytest.raises(BadImage, match="outside itself"):
+        read(entries["../out.png"])
+
+
+def test_damage_in_an_archive_is_found(tmp_path):
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        archive.writestr("a.png", b"0123456789" * 10)
+    data = bytearray(path.read_bytes())
+    data[data.index(b"0123456789") + 5] ^= 1
+    path.write_bytes(data)
+    (entry,) = Source(tmp_path).entries()
+    with pytest.raises(BadImage) as caught:
+        read(entry)
+    assert caught.value.code == "bad_checksum"
+
+
+def test_a_file_that_is_no_zip_is_reported(tmp_path):
+    (tmp_path / "a.zip").write_bytes(b"this is not an archive")
+    (entry,) = Source(tmp_path).entries()
+    assert entry.problem.startswith("damaged_zip")

@@ -1,0 +1,87 @@
+"""Splits: sizes, balance, and that nothing is on two sides."""
+
+import hashlib
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tfds_builders.sharding.splits import FRACTIONS, balanced, grouped, leaking_groups, leave_out, stratified
+
+
+def test_published_split_has_the_published_sizes():
+    labels = np.repeat([0, 1], [342_056, 350_768])
+    split = stratified(labels, {"train": 0.8, "test": 0.2}, seed=42)
+    assert [(split == name).sum() for name in ("train", "test")] == [554_259, 138_565]
+    assert [((split == "test") & (labels == label)).sum() for label in (0, 1)] == [68_411, 70_154]
+
+
+@given(st.integers(15, 300), st.integers(15, 300), st.integers(0, 5))
+def test_stratified_keeps_the_share_of_each_label(num_real, num_fake, seed):
+    labels = np.repeat([0, 1], [num_real, num_fake])
+    split = stratified(labels, FRACTIONS, seed)
+    for label, count in enumerate((num_real, num_fake)):
+        for name, fraction in FRACTIONS.items():
+            assert abs(((split == name) & (labels == label)).sum() - fraction * count) <= 2
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.integers(1, 30), min_size=3, max_size=40), st.integers(0, 3))
+def test_grouped_never_cuts_a_group(sizes, seed):
+    names = [f"group {number}" for number, size in enumerate(sizes) for _ in range(size)]
+    labels = np.arange(len(names)) % 2
+    if labels.max() == 0:
+        return
+    split = grouped(pa.array(names), labels, FRACTIONS, seed)
+    assert leaking_groups(pa.array(names), split) == []
+    assert set(split) == set(FRACTIONS)
+    per_part = [len(set(np.array(names)[split == name])) for name in FRACTIONS]
+    assert min(per_part) >= min(3, len(sizes) // 3)
+
+
+def test_grouped_split_comes_near_its_fractions_and_does_not_depend_on_row_order():
+    random = np.random.default_rng(0)
+    names = np.array([f"{number:03d}" for number in random.integers(0, 200, 5000)], dtype=object)
+    labels = random.integers(0, 2, 5000)
+    split = grouped(pa.array(names), labels, FRACTIONS, seed=1)
+    for name, fraction in FRACTIONS.items():
+        for label in (0, 1):
+            assert (split[labels == label] == name).mean() == pytest.approx(fraction, abs=0.02)
+    shuffled = random.permutation(5000)
+    again = grouped(pa.array(names[shuffled]), labels[shuffled], FRACTIONS, seed=1)
+    assert (again == split[shuffled]).all()
+
+
+def test_too_few_groups_are_refused():
+    with pytest.raises(ValueError, match="at least 3 groups"):
+        grouped(pa.array(["a", "b", "a"]), np.array([0, 1, 1]), FRACTIONS, seed=0)
+
+
+def test_leaks_are_named():
+    groups = pa.array(["a", "a", "b", "c", "c", ""])
+    assert leaking_groups(groups, np.array(["train", "test", "train", "test", "", "train"], dtype=object)) == ["a"]
+
+
+def test_leave_out_tests_on_what_it_never_trains_on():
+    category = pa.array(["cat", "cat", "dog", "dog", "car", "car"])
+    split = np.array(["train", "test", "train", "validation", "test", "validation"], dtype=object)
+    assert leave_out(category, {"dog"}, split).tolist() == ["train", "", "test", "test", "", "validation"]
+
+
+def test_balanced_is_equal_in_each_split_and_keeps_its_choice_when_rows_come():
+    random = np.random.default_rng(0)
+    labels = (random.random(1000) < 0.8).astype(np.int64)
+    split = np.where(random.random(1000) < 0.7, "train", "test").astype(object)
+    ids = [hashlib.md5(str(number).encode()).hexdigest() for number in range(1000)]
+    chosen = balanced(labels, split, pa.array(ids))
+    for name in ("train", "test"):
+        counts = [((chosen == name) & (labels == label)).sum() for label in (0, 1)]
+        assert counts[0] == counts[1] == ((split == name) & (labels == 0)).sum()
+    limited = balanced(labels, split, pa.array(ids), limit=50)
+    assert [(limited != "")[labels == label].sum() for label in (0, 1)] == [50, 50]
+    # Order of rows does not matter: the choice is by id.
+    order = random.permutation(1000)
+    again = balanced(labels[order], split[order], pa.array(np.array(ids)[order]), limit=50)
+    assert (again == limited[order]).all()
