@@ -2,6 +2,7 @@
 
 import http.client
 import os
+import re
 import socket
 import ssl
 import urllib.error
@@ -46,6 +47,11 @@ def database_file(uri: str) -> Path | None:
     return Path(uri.removeprefix(_SQLITE)) if uri.startswith(_SQLITE) else None
 
 
+def without_password(uri: str) -> str:
+    """The URI without user name and password, fit to be printed."""
+    return re.sub(r"//[^/]*@", "//", uri)
+
+
 def ensure_reachable(uri: str) -> None:
     """Checks within seconds that the store at `uri` can be used, where MLflow itself would retry for minutes.
 
@@ -57,7 +63,7 @@ def ensure_reachable(uri: str) -> None:
     if file is not None:
         _ensure_writable(file)
     elif parts.scheme in ("http", "https"):
-        _ensure_answer(uri.rstrip("/"))
+        _ensure_answer(without_password(uri).rstrip("/"))
     elif parts.hostname and (port := parts.port or _PORTS.get(parts.scheme.split("+")[0])):
         try:
             socket.create_connection((parts.hostname, port), timeout=ANSWER_SECS).close()

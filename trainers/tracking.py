@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tfds_builders.records.errors import Refused
-from trainers.store import database_file, ensure_reachable, tracking_uri
+from trainers.store import database_file, ensure_reachable, tracking_uri, without_password
 
 JOB_TAG = "realshard.job"
 _BATCH_PARAMS = 100  # MLflow's limit for one call
@@ -57,7 +57,7 @@ def experiment(name: str) -> str:
         if found is None:
             return _create_experiment(client, name, uri)
     except mlflow_module().exceptions.MlflowException as error:
-        raise Refused(f"MLflow at {uri} refuses: {error.message}") from None
+        raise Refused(f"MLflow at {without_password(uri)} refuses: {error.message}") from None
     if found.lifecycle_stage == "deleted":
         raise Refused(f"the experiment {name!r} was deleted in MLflow: restore it there, or choose another name")
     return found.experiment_id

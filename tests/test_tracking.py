@@ -1,0 +1,258 @@
+"""Runs in a real MLflow on SQLite, and servers that do not answer."""
+
+import http.server
+import json
+import socket
+import subprocess
+import threading
+from pathlib import Path
+
+import pytest
+
+from tfds_builders.records.errors import Refused
+from trainers import store, tracking
+from trainers.tracking import NoLogger, RunLogger
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """One home, and so one database, for the module: making it takes seconds."""
+    path = tmp_path_factory.mktemp("tracking") / "home"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("REALSHARD_HOME", str(path))
+        yield path
+
+
+@pytest.fixture
+def experiment_id(home):
+    return tracking.experiment("tests")
+
+
+def history(run_id: str, key: str) -> list[tuple[int, float]]:
+    return [(metric.step, metric.value) for metric in tracking.client_of().get_metric_history(run_id, key)]
+
+
+# The store's address
+
+
+def test_the_store_is_a_database_in_the_home_unless_mlflow_says_otherwise(monkeypatch, realshard_home):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert store.tracking_uri() == f"sqlite:///{realshard_home}/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000")
+    assert store.tracking_uri() == "http://127.0.0.1:5000"
+
+
+@pytest.mark.parametrize("uri", ["./mlruns", "/data/mlruns", "file:///data/mlruns", "sqlite:///mlflow.db"])
+def test_a_store_that_cannot_serve_a_job_is_refused(monkeypatch, uri):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    with pytest.raises(Refused, match=uri):
+        store.tracking_uri()
+
+
+@pytest.fixture
+def server():
+    """Starts HTTP servers that answer every request with a status and a text; yields the function that does."""
+    servers = []
+
+    def start(status: int, text: str) -> str:
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self):
+                self.send_response(status if self.path == "/health" else 404)
+                self.end_headers()
+                self.wfile.write(text.encode())
+
+            def log_message(self, *arguments):
+                pass
+
+        servers.append(http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler))
+        threading.Thread(target=servers[-1].serve_forever, daemon=True).start()
+        return f"http://127.0.0.1:{servers[-1].server_port}"
+
+    yield start
+    for each in servers:
+        each.shutdown()
+        each.server_close()
+
+
+@pytest.fixture
+def silent_port():
+    """A port that accepts connections and never says anything."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        yield listening.getsockname()[1]
+
+
+@pytest.fixture
+def closed_port():
+    """A port where nobody listens: bound, so that nobody else takes it meanwhile."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield bound.getsockname()[1]
+
+
+@pytest.mark.parametrize(("status", "text"), [(200, "OK"), (401, "credentials, please")])
+def test_a_server_that_answers_is_reachable(server, status, text):
+    store.ensure_reachable(server(status, text) + "/")
+
+
+@pytest.mark.parametrize(
+    ("status", "text"), [(404, "no such page"), (500, "down"), (403, "Invalid Host header - possible attack")]
+)
+def test_a_server_that_is_not_mlflow_is_refused_with_what_it_said(server, status, text):
+    with pytest.raises(Refused, match=f"{status} '{text}'"):
+        store.ensure_reachable(server(status, text))
+
+
+def test_a_server_that_never_answers_is_refused(monkeypatch, silent_port):
+    monkeypatch.setattr(store, "ANSWER_SECS", 0.2)
+    with pytest.raises(Refused, match=f"http://127.0.0.1:{silent_port} does not answer"):
+        store.ensure_reachable(f"http://127.0.0.1:{silent_port}")
+
+
+@pytest.mark.parametrize("scheme", ["http", "https", "postgresql+psycopg2"])
+def test_a_port_where_nobody_listens_is_refused(closed_port, scheme):
+    with pytest.raises(Refused, match=f"127.0.0.1:{closed_port}(/mlflow)? does not answer") as refused:
+        store.ensure_reachable(f"{scheme}://user:secret@127.0.0.1:{closed_port}/mlflow")
+    assert "secret" not in str(refused.value)
+
+
+def test_something_that_does_not_speak_http_is_refused():
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def greet():
+            connection, _ = listening.accept()
+            connection.recv(1000)
+            connection.sendall(b"220 mail ready\r\n")
+            connection.close()
+
+        threading.Thread(target=greet, daemon=True).start()
+        with pytest.raises(Refused, match="does not answer as an MLflow server"):
+            store.ensure_reachable(f"http://127.0.0.1:{listening.getsockname()[1]}")
+
+
+def test_a_home_that_is_a_file_is_refused(tmp_path):
+    (tmp_path / "home").write_text("")
+    with pytest.raises(Refused, match=r"cannot be kept at .*/home/mlflow.db"):
+        store.ensure_reachable(f"sqlite:///{tmp_path}/home/mlflow.db")
+
+
+# Experiments and runs
+
+
+def test_artifacts_lie_under_the_home_wherever_the_job_runs(home, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = tracking.client_of().get_experiment(tracking.experiment("elsewhere"))
+    assert found.artifact_location == (home / "mlflow").as_uri()
+    run_id = tracking.open_run(found.experiment_id, "job-elsewhere", {}, {})
+    (tmp_path / "notes.txt").write_text("seen")
+    RunLogger(run_id).artifact(tmp_path / "notes.txt")
+    assert [path.read_text() for path in (home / "mlflow").rglob("notes.txt")] == ["seen"]
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_an_experiment_is_made_once(home):
+    assert tracking.experiment("once") == tracking.experiment("once")
+
+
+def test_a_deleted_experiment_is_refused(home):
+    tracking.client_of().delete_experiment(tracking.experiment("gone"))
+    with pytest.raises(Refused, match="'gone' was deleted"):
+        tracking.experiment("gone")
+
+
+def test_a_run_holds_config_tags_and_inputs(experiment_id):
+    config = {f"option_{number}": number for number in range(230)}  # more than MLflow takes in one call
+    run_id = tracking.open_run(experiment_id, "job-full", config, {"realshard.fingerprint": "ab" * 32})
+    tracking.log_dataset(run_id, "toy:1.0.0", "ab" * 32, "test", source="/data/toy/1.0.0", profile={"images": 9})
+    run = tracking.client_of().get_run(run_id)
+    assert run.data.params == {key: str(value) for key, value in config.items()}
+    assert run.data.tags["realshard.fingerprint"] == "ab" * 32
+    assert run.info.run_name == "job-full"
+    (dataset_input,) = run.inputs.dataset_inputs
+    assert (dataset_input.dataset.name, dataset_input.dataset.digest) == ("toy:1.0.0", "ab" * 18)
+    assert json.loads(dataset_input.dataset.profile) == {"fingerprint": "ab" * 32, "images": 9}
+    assert [(tag.key, tag.value) for tag in dataset_input.tags] == [("mlflow.data.context", "test")]
+
+
+@pytest.mark.parametrize("status", ["RUNNING", "FAILED", "KILLED"])
+def test_an_unfinished_job_goes_on_in_its_run(experiment_id, status):
+    name = f"job-{status}"
+    run_id = tracking.open_run(experiment_id, name, {"epochs": 3, "workers": 2}, {})
+    if status != "RUNNING":
+        RunLogger(run_id).finish(status)
+    assert tracking.open_run(experiment_id, name, {"epochs": 3, "workers": 1, "seed": 7}, {}) == run_id
+    run = tracking.client_of().get_run(run_id)
+    assert run.info.status == "RUNNING"
+    assert run.data.params == {"epochs": "3", "workers": "2", "seed": "7"}
+    assert json.loads(run.data.tags["realshard.resumed_with"]) == {"workers": "1"}
+    assert tracking.find_finished(name) is None
+
+
+def test_a_finished_job_is_found_and_not_gone_on_with(experiment_id):
+    run_id = tracking.open_run(experiment_id, "job-done", {"epochs": 1}, {})
+    logger = RunLogger(run_id)
+    logger.epoch(1, {"test/auc": 0.75})
+    logger.finish()
+    found = tracking.find_finished("job-done")
+    assert (found["run_id"], found["metrics"], found["params"]) == (run_id, {"test/auc": 0.75}, {"epochs": "1"})
+    with pytest.raises(Refused, match=f"'job-done' has finished, as run {run_id}"):
+        tracking.open_run(experiment_id, "job-done", {"epochs": 1}, {})
+
+
+def test_jobs_of_different_names_have_runs_of_their_own(experiment_id):
+    assert tracking.open_run(experiment_id, "job-a", {}, {}) != tracking.open_run(experiment_id, "job-b", {}, {})
+    assert tracking.find_finished("job-never-begun") is None
+
+
+def test_a_metric_has_one_value_a_step_also_after_going_on(experiment_id):
+    run_id = tracking.open_run(experiment_id, "job-steps", {}, {})
+    logger = RunLogger(run_id)
+    logger.epoch(1, {"train/loss": 0.5})
+    logger.epoch(2, {"train/loss": 0.4, "validation/auc": None})
+    logger.epoch(2, {"train/loss": 9.0})
+    resumed = RunLogger(run_id, store.tracking_uri())  # from the checkpoint after epoch 1
+    resumed.epoch(2, {"train/loss": 0.4, "validation/auc": 0.9})
+    resumed.epoch(3, {"train/loss": 0.3, "validation/auc": 0.8})
+    assert history(run_id, "train/loss") == [(1, 0.5), (2, 0.4), (3, 0.3)]
+    assert history(run_id, "validation/auc") == [(2, 0.9), (3, 0.8)]
+
+
+def test_figures_params_and_tags_reach_the_run(experiment_id, tmp_path):
+    run_id = tracking.open_run(experiment_id, "job-figures", {}, {})
+    for name in ("roc.png", "confusion.png"):
+        (tmp_path / name).write_bytes(b"PNG")
+    logger = RunLogger(run_id)
+    logger.figures(tmp_path)
+    logger.params({"steps_per_epoch": 12})
+    logger.tags({"realshard.best_epoch": 3})
+    client = tracking.client_of()
+    assert {item.path for item in client.list_artifacts(run_id, "figures")} == {
+        "figures/roc.png",
+        "figures/confusion.png",
+    }
+    assert client.get_run(run_id).data.params == {"steps_per_epoch": "12"}
+    assert client.get_run(run_id).data.tags["realshard.best_epoch"] == "3"
+
+
+def test_the_logger_that_writes_nothing_can_do_all_that_the_real_one_can():
+    def methods(kind: type) -> set[str]:
+        return {name for name, value in vars(kind).items() if callable(value) and not name.startswith("_")}
+
+    assert methods(RunLogger) == methods(NoLogger)
+    NoLogger().epoch(1, {"train/loss": 0.5})
+    NoLogger().artifact(Path("nowhere"))
+    NoLogger().finish()
+
+
+def test_the_source_commit_is_that_of_this_repository(repository):
+    if not (repository / ".git").exists():
+        pytest.skip("not a git checkout")
+    head = subprocess.run(["git", "-C", repository, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+    tags = tracking.source_tags()
+    assert tags["realshard.source_commit"] == head.stdout.strip()
+    assert tags["realshard.source_dirty"] in ("true", "false")
+
+
+def test_a_copy_in_somebody_elses_repository_names_no_commit(tmp_path, monkeypatch):
+    subprocess.run(["git", "init", "--quiet", tmp_path], check=True)
+    monkeypatch.setattr(tracking, "__file__", str(tmp_path / "tracking.py"))
+    assert tracking.source_tags() == {}
