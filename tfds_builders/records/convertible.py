@@ -11,15 +11,19 @@ def gif_blocks(data: bytes) -> Iterator[tuple[int, int, int]]:
     """The blocks of a whole GIF file: (introducer byte, begin, end), the last being the trailer 0x3B.
 
     Raises:
-      BadImage: truncated, or undecodable (a block of an unknown kind).
+      BadImage: truncated, missing_end_marker, or undecodable (a block of an unknown kind).
     """
-    position = 13 + (3 << (data[10] & 7) + 1 if data[10] & 0x80 else 0)
+    begin, has_image = 0, False
     try:
+        position = 13 + (3 << (data[10] & 7) + 1 if data[10] & 0x80 else 0)
         while True:
             begin, introducer = position, data[position]
             if introducer == 0x3B:
                 yield introducer, begin, begin + 1
                 return
+            if introducer == 0:  # a stray terminator: some writers leave one, every reader passes over it
+                position += 1
+                continue
             if introducer == 0x21:  # extension: label, sub-blocks
                 position += 2
             elif introducer == 0x2C:  # image: descriptor, colour table, code size, sub-blocks
@@ -31,7 +35,10 @@ def gif_blocks(data: bytes) -> Iterator[tuple[int, int, int]]:
                 position += 1 + data[position]
             position += 1
             yield introducer, begin, position
+            has_image = has_image or introducer == 0x2C
     except IndexError:
+        if begin == len(data) and has_image:
+            raise BadImage("missing_end_marker", "the GIF file ends without its trailer") from None
         raise BadImage("truncated", f"the GIF file ends after {len(data)} bytes, inside a block") from None
 
 
