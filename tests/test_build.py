@@ -210,7 +210,7 @@ def test_bad_files_are_quarantined_and_leave_a_gap(good_files, tmp_path, monkeyp
     damaged[-20] ^= 0xFF  # content only: the header is fine, so the file is planned for a split
     bad = {"car/real/empty.png": b"", "car/fake/page.jpg": b"<html>no</html>", "car/real/damaged.png": bytes(damaged)}
     manual = _corpus(tmp_path / "manual", good_files | bad)
-    with pytest.raises(Refused, match="2 of 63 are. See .*ledger"):
+    with pytest.raises(Refused, match=r"2 of 63 are\. See .*ledger"):
         _build(manual, tmp_path / "data")
     monkeypatch.setenv("REALSHARD_MAX_QUARANTINED", "0.05")
     built = _build(manual, tmp_path / "data")
