@@ -1,0 +1,124 @@
+"""The command that gives verdicts on files."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import small_model
+from small_model import FORMATS, NAME, image_bytes
+
+from tfds_builders.records.errors import Refused
+from trainers import predict
+
+MODEL = ["--model", f"models:/{NAME}@champion"]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A home with the tiny model as champion."""
+    root = tmp_path_factory.mktemp("predict")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("REALSHARD_HOME", str(root / "home"))
+        small_model.register(small_model.new_run("job"), small_model.save_model(root / "model.keras"))
+        yield root / "home"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Images of every format and several sizes, one of them in a folder below, and a note that is none."""
+    (tmp_path / "below").mkdir()
+    for number, image_format in enumerate(FORMATS):
+        parent = tmp_path / "below" if image_format == "GIF" else tmp_path
+        data = image_bytes(image_format, height=9 + 100 * number, width=300 - 40 * number, seed=number)
+        (parent / f"{number}.{image_format}").write_bytes(data)
+    (tmp_path / "notes.txt").write_text("not an image")
+    return tmp_path
+
+
+def answers_of(capsys, *arguments: str) -> tuple[int, list[dict]]:
+    code = predict.main([*MODEL, "--json", *arguments])
+    return code, [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+def test_every_format_and_size_in_a_folder_gets_a_verdict(home, folder, capsys):
+    code, answers = answers_of(capsys, str(folder))
+    assert code == 0
+    names = [f"{number}.{image_format}" for number, image_format in enumerate(FORMATS)]
+    expected = sorted(f"{folder}/{'below/' if name.endswith('GIF') else ''}{name}" for name in names)
+    assert [answer["file"] for answer in answers] == expected
+    assert all(answer["error"] is None and answer["label"] in ("real", "fake") for answer in answers)
+    assert all((answer["p_fake"] >= 0.5) == (answer["label"] == "fake") for answer in answers)
+    assert len({answer["p_fake"] for answer in answers}) == len(answers)
+    assert {(answer["model"], answer["version"]) for answer in answers} == {(NAME, 1)}
+
+
+def test_a_bad_file_has_its_line_and_the_others_are_scored(home, folder, capsys):
+    good, alone = folder / "0.JPEG", answers_of(capsys, str(folder / "0.JPEG"))[1][0]
+    (folder / "page.jpg").write_text("<html>gone</html>")
+    (folder / "empty.png").write_bytes(b"")
+    (folder / "half.jpg").write_bytes(good.read_bytes()[:250])
+    files = [folder / "page.jpg", good, folder / "empty.png", folder / "missing.png", folder / "half.jpg", good]
+    code, answers = answers_of(capsys, *map(str, files))
+    assert code == 1
+    assert [answer["file"] for answer in answers] == [str(file) for file in files]
+    assert [answer["p_fake"] for answer in answers] == [None, alone["p_fake"], None, None, None, alone["p_fake"]]
+    reasons = [answer["error"] for answer in answers]
+    assert reasons[1] is None
+    assert "HTML" in reasons[0]
+    assert "empty" in reasons[2]
+    assert "no such file" in reasons[3]
+    assert reasons[4]
+
+
+def test_only_bad_files_end_with_reasons_too(home, folder, capsys):
+    code, answers = answers_of(capsys, str(folder / "notes.txt"), str(folder / "nowhere"))
+    assert code == 1
+    assert [answer["label"] for answer in answers] == [None, None]
+
+
+def test_a_folder_without_images_is_an_error(home, tmp_path, capsys):
+    code, (answer,) = answers_of(capsys, str(tmp_path))
+    assert code == 1
+    assert "holds no images" in answer["error"]
+
+
+def test_more_files_than_a_batch_keep_their_order(home, tmp_path, capsys):
+    for number in range(40):
+        data = b"broken" if number % 9 == 4 else image_bytes("PNG", seed=number)
+        (tmp_path / f"{number:02}.png").write_bytes(data)
+    code, answers = answers_of(capsys, str(tmp_path))
+    assert code == 1
+    assert [answer["file"][-6:] for answer in answers] == [f"{number:02}.png" for number in range(40)]
+    assert [number for number, answer in enumerate(answers) if answer["error"]] == [4, 13, 22, 31]
+    ordered = [answers_of(capsys, answers[number]["file"])[1][0]["p_fake"] for number in (0, 12, 39)]
+    assert ordered == pytest.approx([answers[number]["p_fake"] for number in (0, 12, 39)], abs=1e-6)
+
+
+def test_the_table_names_file_label_score_and_version(home, folder, capsys):
+    assert predict.main([*MODEL, str(folder / "1.PNG"), str(folder / "notes.txt")]) == 1
+    heading, good, bad = capsys.readouterr().out.splitlines()
+    assert heading.split() == ["file", "label", "P(fake)", "model"]
+    file, label, score, *model = good.split()
+    assert (file, model) == (str(folder / "1.PNG"), [NAME, "v1"])
+    assert label == ("fake" if float(score) >= 0.5 else "real")
+    assert bad.startswith(str(folder / "notes.txt"))
+    assert "unreadable: " in bad
+    assert good.index(label) == heading.index("label")
+
+
+def test_an_unknown_model_is_refused_before_anything_is_read(home, capsys):
+    with pytest.raises(Refused, match="there is no model models:/nobody@champion"):
+        predict.main(["--model", "models:/nobody@champion", "photo.jpg"])
+    assert capsys.readouterr().out == ""
+
+
+def test_the_command_prints_nothing_but_the_answers(home, folder):
+    (folder / "bad.png").write_bytes(b"\x89PNG")
+    command = [sys.executable, "-m", "trainers.predict", *MODEL, "bad.png", "0.JPEG"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (1, "")
+    lines = done.stdout.splitlines()
+    assert len(lines) == 3
+    assert lines[1].startswith("bad.png")
+    assert lines[2].startswith("0.JPEG")

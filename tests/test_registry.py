@@ -1,0 +1,234 @@
+"""Registered models: they say what the trained one says, here, over REST, and where this repository is unknown."""
+
+import base64
+import importlib.metadata
+import json
+import subprocess
+import sys
+import types
+
+import numpy as np
+import pytest
+import small_model
+from small_model import FORMATS, IMAGE_SIZE, NAME, image_bytes
+
+from tfds_builders.records.errors import Refused
+from tfds_builders.records.pixels import decode_uint8, load_pixels, resize_uint8
+from trainers import registry, tracking
+
+CHAMPION = f"models:/{NAME}@champion"
+
+
+@pytest.fixture(scope="module")
+def registered(tmp_path_factory):
+    """A home with the tiny model registered once: run_id, keras_file, home."""
+    root = tmp_path_factory.mktemp("registry")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("REALSHARD_HOME", str(root / "home"))
+        keras_file = small_model.save_model(root / "model.keras")
+        run_id = small_model.new_run("job-registered")
+        assert small_model.register(run_id, keras_file) == 1
+        yield types.SimpleNamespace(run_id=run_id, keras_file=keras_file, home=root / "home")
+
+
+@pytest.fixture
+def images():
+    return [image_bytes(image_format, seed=seed) for seed, image_format in enumerate(FORMATS)]
+
+
+def scores_of(keras_file, images) -> np.ndarray:
+    """P(fake) computed apart from the code under test: Keras alone on the pixels."""
+    import keras
+
+    pixels = np.stack([load_pixels(data, IMAGE_SIZE) for data in images])
+    return keras.saving.load_model(keras_file)(pixels).numpy()[:, 0].copy()
+
+
+def aliases(name: str) -> dict[str, int]:
+    found = tracking.client_of().get_registered_model(name).aliases
+    return {alias: int(version) for alias, version in found.items()}
+
+
+def test_a_registered_model_says_what_the_trained_one_says(registered, images):
+    detector = registry.load_detector(CHAMPION)
+    verdicts = detector.predict(images)
+    expected = scores_of(registered.keras_file, images)
+    assert np.ptp(expected) > 0.01  # the model does tell these images apart
+    np.testing.assert_allclose([verdict.p_fake for verdict in verdicts], expected, atol=1e-6)
+    assert [verdict.label for verdict in verdicts] == ["fake" if p >= 0.5 else "real" for p in expected]
+    assert (detector.name, detector.version) == (NAME, 1)
+
+
+@pytest.mark.parametrize("image_format", ["JPEG", "PNG"])
+def test_prediction_sees_the_pixels_that_training_sees(image_format):
+    data = image_bytes(image_format)
+    trained_on = resize_uint8(decode_uint8(data), IMAGE_SIZE).numpy()
+    np.testing.assert_array_equal(load_pixels(data, IMAGE_SIZE), trained_on)
+
+
+@pytest.mark.parametrize("count", [1, 31, 32, 33, 70])
+def test_any_number_of_images_is_answered_in_order(registered, count):
+    files = [image_bytes("PNG", height=20 + number, seed=number) for number in range(count)]
+    verdicts = registry.load_detector(CHAMPION).predict(files)
+    np.testing.assert_allclose(
+        [verdict.p_fake for verdict in verdicts], scores_of(registered.keras_file, files), atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("bad", [b"", b"<html>no image</html>", image_bytes("JPEG")[:300], image_bytes("PNG")[:-40]])
+def test_a_bad_image_gets_a_reason_and_the_others_their_verdict(registered, images, bad):
+    detector = registry.load_detector(CHAMPION)
+    before, verdict, after = detector.predict([images[0], bad, images[1]])
+    assert (verdict.label, verdict.p_fake) == (None, None)
+    assert len(verdict.error) > 10
+    assert [before, after] == detector.predict(images[:2])
+    assert [only.label for only in detector.predict([bad, bad])] == [None, None]
+
+
+def test_the_first_version_is_the_champion_and_later_ones_challenge(registered):
+    name = "realshard-aliases"
+    versions = [small_model.register(registered.run_id, registered.keras_file, registered_name=name) for _ in range(3)]
+    assert versions == [1, 2, 3]
+    assert aliases(name) == {"champion": 1, "challenger": 3}
+
+
+def test_a_version_names_its_run_and_the_dataset(registered):
+    version = tracking.client_of().get_model_version(NAME, "1")
+    assert version.run_id == registered.run_id
+    assert version.tags["realshard.run_id"] == registered.run_id
+    assert version.tags["realshard.fingerprint"] == "f" * 64
+
+
+def test_label_names_and_threshold_travel_in_the_model(registered, images):
+    scores = scores_of(registered.keras_file, images)
+    threshold = float(np.median(scores))  # so that both labels occur
+    small_model.register(
+        registered.run_id,
+        registered.keras_file,
+        registered_name="realshard-names",
+        threshold=threshold,
+        label_names=("echt", "falsch"),
+    )
+    verdicts = registry.load_detector("models:/realshard-names/1").predict(images)
+    assert [verdict.label for verdict in verdicts] == ["falsch" if p >= threshold else "echt" for p in scores]
+    assert {verdict.label for verdict in verdicts} == {"echt", "falsch"}
+    assert {verdict.threshold for verdict in verdicts} == {threshold}
+
+
+@pytest.mark.parametrize("error", [1e-4, float("nan")])
+def test_a_model_that_does_not_agree_is_not_registered(registered, images, error):
+    client = tracking.client_of()
+    expected = scores_of(registered.keras_file, images)
+    expected[3] += error
+    name = "realshard-wrong"
+    with pytest.raises(RuntimeError, match="does not give the trained one's scores"):
+        small_model.register(registered.run_id, registered.keras_file, registered_name=name, expected=expected)
+    assert client.search_registered_models(f"name = '{name}'") == []
+    experiment = tracking.experiment("tests")
+    assert [model.name for model in client.search_logged_models([experiment]) if model.name == name] == []
+
+
+def test_the_scores_of_training_may_be_the_reference(registered, images):
+    expected = scores_of(registered.keras_file, images) + 5e-6
+    name = "realshard-expected"
+    assert small_model.register(registered.run_id, registered.keras_file, registered_name=name, expected=expected) == 1
+
+
+def test_the_run_goes_on_after_registering_and_owns_the_model(registered):
+    run = tracking.client_of().get_run(registered.run_id)
+    assert run.info.status == "RUNNING"
+    assert len(run.outputs.model_outputs) >= 1
+    assert list((registered.home / "mlflow" / "models").iterdir())
+
+
+def test_the_models_requirements_are_the_installed_versions(registered):
+    (file, *_) = (registered.home / "mlflow" / "models").rglob("requirements.txt")
+    requirements = dict(line.split("==") for line in file.read_text().split())
+    assert set(requirements) >= {"tensorflow", "keras", "numpy", "pillow", "mlflow"}
+    assert requirements == {name: importlib.metadata.version(name) for name in requirements}
+
+
+def test_rest_takes_base64_and_answers_json_with_null_for_unreadable(registered, images):
+    from mlflow.pyfunc import scoring_server
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", tracking.tracking_uri())
+        model = scoring_server.load_model_with_mlflow_config(CHAMPION)
+    rows = [[base64.b64encode(data).decode()] for data in (images[0], b"no image")]
+    body = json.dumps({"dataframe_split": {"columns": ["image"], "data": rows}})
+    answer = scoring_server.invocations(body, "application/json", model, model.metadata.get_input_schema())
+    assert answer.status == 200
+    good, bad = json.loads(answer.response, parse_constant=pytest.fail)["predictions"]
+    assert good["p_fake"] == pytest.approx(scores_of(registered.keras_file, images[:1])[0], abs=1e-6)
+    assert (good["error"], bad["label"], bad["p_fake"]) == (None, None, None)
+    assert bad["error"]
+
+
+STANDALONE = """
+import json, sys
+sys.meta_path = [finder for finder in sys.meta_path if "editable" not in repr(finder).lower()]
+sys.path = [path for path in sys.path if path not in {hidden!r}]
+try:
+    import tfds_builders
+    raise SystemExit("the repository can be imported: the test would prove nothing")
+except ImportError:
+    pass
+import mlflow, pandas
+model = mlflow.pyfunc.load_model({uri!r})
+answers = model.predict(pandas.DataFrame({{"image": [open({image!r}, "rb").read(), b"?"]}}))
+import tfds_builders
+print(json.dumps([answers["p_fake"].tolist(), tfds_builders.__file__, "trainers" in sys.modules]))
+"""
+
+
+def test_a_registered_model_works_where_this_repository_is_unknown(registered, images, tmp_path, repository):
+    (tmp_path / "image.gif").write_bytes(images[FORMATS.index("GIF")])
+    code = STANDALONE.format(
+        hidden=["", str(repository), str(tmp_path)], uri=CHAMPION, image=str(tmp_path / "image.gif")
+    )
+    environment = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "TF_CPP_MIN_LOG_LEVEL": "3"}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment | {"MLFLOW_TRACKING_URI": tracking.tracking_uri(), "MLFLOW_DISABLE_TELEMETRY": "true"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    (p_fake, unreadable), package, trainers_imported = json.loads(done.stdout.splitlines()[-1])
+    expected = scores_of(registered.keras_file, [images[FORMATS.index("GIF")]])
+    assert p_fake == pytest.approx(expected[0], abs=1e-6)
+    assert unreadable is None
+    assert str(registered.home) in package
+    assert not trainers_imported
+
+
+@pytest.mark.parametrize(
+    ("uri", "sentence"),
+    [
+        (f"models:/{NAME}@best", f"known are .*models:/{NAME}@champion"),
+        (f"models:/{NAME}/77", "there is no model"),
+        ("models:/realshard-unknown@champion", "there is no model models:/realshard-unknown@champion"),
+        ("realshard-tiny", "named models:/NAME@ALIAS or models:/NAME/VERSION, received 'realshard-tiny'"),
+    ],
+)
+def test_an_unknown_model_is_refused_with_those_that_exist(registered, uri, sentence):
+    with pytest.raises(Refused, match=sentence):
+        registry.load_detector(uri)
+
+
+def test_a_home_where_nothing_was_trained_is_left_alone(realshard_home):
+    with pytest.raises(Refused, match="nothing has been trained yet"):
+        registry.load_detector(CHAMPION)
+    assert list(realshard_home.iterdir()) == []
+
+
+def test_a_model_whose_files_are_gone_is_refused(registered, tmp_path):
+    name = "realshard-lost"
+    small_model.register(registered.run_id, registered.keras_file, registered_name=name)
+    client = tracking.client_of()
+    model_id = client.get_model_version(name, "1").source.removeprefix("models:/")
+    (registered.home / "mlflow" / "models" / model_id).rename(tmp_path / "lost")
+    with pytest.raises(Refused, match=f"models:/{name}@champion cannot be loaded"):
+        registry.load_detector(f"models:/{name}@champion")
