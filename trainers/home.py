@@ -1,0 +1,41 @@
+"""Where results live: one absolute directory, because a Ray job runs in a temporary copy of its working directory.
+
+<home>/mlflow.db, <home>/mlflow/   the embedded MLflow store (trainers/tracking.py)
+<home>/ray/<job name>/             Ray Train's own state and the checkpoints
+<home>/jobs/<job name>/            what a job leaves: config, history, predictions, model
+"""
+
+import os
+from pathlib import Path
+
+from tfds_builders.records.errors import Refused
+
+VARIABLE = "REALSHARD_HOME"
+
+
+def home() -> Path:
+    """REALSHARD_HOME, or ~/realshard.
+
+    Raises:
+      Refused: REALSHARD_HOME is not an absolute path.
+    """
+    given = os.environ.get(VARIABLE, "")
+    if not given:
+        return Path.home() / "realshard"
+    path = Path(given).expanduser()
+    if not path.is_absolute():
+        raise Refused(
+            f"{VARIABLE} must be an absolute path, since jobs run in other directories. Received: {given!r}. "
+            f"Set it to {Path(given).absolute()}, for example."
+        )
+    return path
+
+
+def jobs_dir() -> Path:
+    """The directory of the jobs' results; a job's own is `jobs_dir() / name`."""
+    return home() / "jobs"
+
+
+def ray_dir() -> Path:
+    """Ray Train's storage path: run state and checkpoints by job name."""
+    return home() / "ray"

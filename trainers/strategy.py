@@ -1,0 +1,128 @@
+"""Replicas: which devices a worker has, and the tf.distribute strategy over them.
+
+One worker: MirroredStrategy over its GPUs or logical CPU devices. Several: MultiWorkerMirroredStrategy, whose
+replicas are the devices of all workers. A Ray worker calls `prepare_process` before anything runs in TensorFlow.
+"""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from trainers.config import ClusterConfig, check_global_batch
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What each worker gets."""
+
+    workers: int
+    cpus: int  # of each worker
+    devices: int  # of each worker: replicas
+    gpus: int  # of each worker: 0 or `devices`
+
+    @property
+    def replicas(self) -> int:
+        """Over all workers."""
+        return self.workers * self.devices
+
+    def per_worker(self) -> dict[str, float]:
+        """As Ray counts them."""
+        return {"CPU": self.cpus, "GPU": self.gpus} if self.gpus else {"CPU": self.cpus}
+
+
+def plan_resources(cluster: ClusterConfig, nodes: Sequence[Mapping[str, float]]) -> Resources:
+    """What each worker is to get on these machines.
+
+    Args:
+      cluster: what was asked for; zeros mean as much as there is.
+      nodes: for each machine of the Ray cluster, its resources {"CPU": ..., "GPU": ...}.
+
+    Raises:
+      ValueError: the machines cannot hold the workers.
+    """
+    gpus_a_node = [int(node.get("GPU", 0)) for node in nodes]
+    gpus = 0
+    if any(gpus_a_node):
+        gpus = cluster.devices_per_worker or _largest_share(gpus_a_node, cluster.workers) or 1
+    cpus_a_node = [int(node.get("CPU", 0)) for node in nodes]
+    cpus = cluster.cpus_per_worker or _largest_share(cpus_a_node, cluster.workers) or 1
+    room = sum(
+        min(node_cpus // cpus, node_gpus // gpus if gpus else cluster.workers)
+        for node_cpus, node_gpus in zip(cpus_a_node, gpus_a_node, strict=True)
+    )
+    if room < cluster.workers:
+        there = f"{sum(cpus_a_node)} CPUs and {sum(gpus_a_node)} GPUs on {len(nodes)} machine(s)"
+        raise ValueError(
+            f"{cluster.workers} worker(s) with {cpus} CPU(s) and {gpus} GPU(s) each must fit into the Ray cluster. "
+            f"Received: {there}. Lower --workers, --devices-per-worker or --cpus-per-worker."
+        )
+    return Resources(cluster.workers, cpus, gpus or cluster.devices_per_worker or 1, gpus)
+
+
+def _largest_share(amounts: Sequence[int], workers: int) -> int:
+    """The largest number that `workers` workers can each have, every one of them on a single machine."""
+    shares = range(max(amounts, default=0), 0, -1)
+    return next((share for share in shares if sum(amount // share for amount in amounts) >= workers), 0)
+
+
+def prepare_process(resources: Resources) -> None:
+    """Sets this process up for its devices; only possible before TensorFlow has run anything."""
+    # Ray asks for the old Keras and names the cluster even when there is one worker.
+    os.environ.pop("TF_USE_LEGACY_KERAS", None)
+    if resources.workers == 1:
+        os.environ.pop("TF_CONFIG", None)
+    os.environ["OMP_NUM_THREADS"] = str(resources.cpus)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    import tensorflow as tf
+
+    tf.config.threading.set_intra_op_parallelism_threads(resources.cpus)
+    for gpu in tf.config.list_physical_devices("GPU"):
+        tf.config.experimental.set_memory_growth(gpu, True)
+    if not resources.gpus:
+        tf.config.set_visible_devices([], "GPU")
+        cpu = tf.config.list_physical_devices("CPU")[0]
+        tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * resources.devices)
+
+
+def make_strategy(resources: Resources) -> Any:
+    """The tf.distribute strategy over this process's devices, and over those of the other workers if there are any."""
+    import tensorflow as tf
+
+    if resources.workers > 1:
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    kind = "GPU" if resources.gpus else "CPU"
+    return tf.distribute.MirroredStrategy([f"{kind}:{index}" for index in range(resources.devices)])
+
+
+def describe(resources: Resources, global_batch_size: int) -> str:
+    """One sentence: what trains, and how the batch is shared.
+
+    Raises:
+      ValueError: the replicas cannot share the global batch equally.
+    """
+    share = check_global_batch(global_batch_size, resources.replicas)
+    kind = "GPU" if resources.gpus else "CPU"
+    return (
+        f"{resources.workers} worker(s) with {resources.devices} {kind} device(s) each: {resources.replicas} replica(s)"
+        f" x {share} images = global batch of {global_batch_size}"
+    )
+
+
+def synchronise_batch_norm(model: Any) -> None:
+    """Makes the model's BatchNormalization layers average over the global batch, not over a replica's share.
+
+    Layers that are not trained stay in inference mode, where this changes nothing.
+    """
+    import keras
+
+    for layer in _all_layers(model):
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.synchronized = True
+
+
+def _all_layers(model: Any) -> Iterator[Any]:
+    for layer in model.layers:
+        yield layer
+        if hasattr(layer, "layers"):
+            yield from _all_layers(layer)
