@@ -8,7 +8,7 @@ import hashlib
 import io
 import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from tfds_builders.records import example, framing, schema
+from tfds_builders.records.header import inspect
 
 CATEGORIES = ("animals", "objects", "people")
 GENERATORS = ("pixelshuffle", "splice")
@@ -50,6 +51,7 @@ def write_dataset(
     *,
     size: tuple[int, int] = (32, 32),
     image_format: str = "PNG",
+    images: Sequence[bytes] | None = None,
     num_shards: int = 2,
     name: str = "toy",
     version: str = "1.0.0",
@@ -59,7 +61,7 @@ def write_dataset(
 
     Args:
       num_examples: per split, or of the split "train" alone.
-      size: height, width of every image.
+      size: height, width of every image, unless `images` are given: JPEG, PNG or BMP files, used in turn.
       num_shards: of every split; with fewer records than shards some are empty.
     """
     splits = {"train": num_examples} if isinstance(num_examples, int) else dict(num_examples)
@@ -73,7 +75,8 @@ def write_dataset(
             file_name = f"{name}-{split}.tfrecord-{shard:05d}-of-{num_shards:05d}"
             with (directory / file_name).open("wb") as file:
                 for index in range(bounds[shard], bounds[shard + 1]):
-                    row, image = _record(split, index, size, image_format, seed)
+                    image = images[index % len(images)] if images else _image(split, index, size, image_format, seed)
+                    row = _row(split, index, image)
                     payload = example.serialise(
                         image, row["label"], row["id"], row["category"], row["group"], row["video"]
                     )
@@ -93,26 +96,29 @@ def write_dataset(
     return directory
 
 
-def _record(split: str, index: int, size: tuple[int, int], image_format: str, seed: int) -> tuple[dict, bytes]:
+def _image(split: str, index: int, size: tuple[int, int], image_format: str, seed: int) -> bytes:
+    part = ("train", "validation", "test").index(split)
+    return encode(picture(index % 2, size, seed=(seed * 3 + part) * 100_000 + index), image_format)
+
+
+def _row(split: str, index: int, image: bytes) -> dict:
     label = index % 2
-    offset = {"train": 0, "validation": 1, "test": 2}.get(split, 3)
-    image = encode(picture(label, size, seed=(seed * 4 + offset) * 100_000 + index), image_format)
-    row = {
-        "id": f"{split}/{schema.LABELS[label]}/{index:05d}.{image_format.lower()}",
+    facts = inspect(image)
+    return {
+        "id": f"{split}/{schema.LABELS[label]}/{index:05d}.{facts.format.lower()}",
         "split": split,
         "label": label,
         "category": CATEGORIES[index % len(CATEGORIES)],
         "group": f"{split}-{index // 4}",
         "video": "",
         "generator": GENERATORS[index // 2 % len(GENERATORS)] if label else "",
-        "format": image_format,
-        "source_format": image_format,
-        "width": size[1],
-        "height": size[0],
-        "mode": "RGB",
-        "orientation": 1,
-        "flags": [],
+        "format": facts.format,
+        "source_format": facts.format,
+        "width": facts.width,
+        "height": facts.height,
+        "mode": facts.mode,
+        "orientation": facts.orientation,
+        "flags": list(facts.flags),
         "bytes": len(image),
         "sha256": hashlib.sha256(image).digest(),
     }
-    return row, image

@@ -147,10 +147,9 @@ class Dataset:
         if column not in self.table.column_names:
             schemes = [c.removeprefix(SCHEME_PREFIX) for c in self.table.column_names if c.startswith(SCHEME_PREFIX)]
             raise Refused(f"{self.name} has no split scheme {scheme!r}; it has: {_listed(schemes) or 'none'}.")
-        if split not in self._values(column):
-            raise Refused(
-                f"{self.name} has no split {split!r}; it has: {_listed(sorted(self._values(column) - {''}))}."
-            )
+        splits = sorted(self._values(column) - {""})  # "" is in none of them
+        if split not in splits:
+            raise Refused(f"{self.name} has no split {split!r}; it has: {_listed(splits)}.")
         kept = pc.equal(self.table[column], split)
         for column, values in (only or {}).items():
             kept = pc.and_(kept, self._is_one_of(column, values))

@@ -37,7 +37,7 @@ class RecordReader:
             try:
                 images[index] = self._image(row)
             except (ValueError, OSError) as error:
-                raise ValueError(f"{self._where(row)}: {error}") from error
+                raise ValueError(f"{self._where(row)}: {error}") from None
         return images
 
     def _image(self, row: int) -> bytes:

@@ -1,0 +1,127 @@
+"""Random changes of training images."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from small_dataset import picture
+
+from trainers.augment import augment_uint8
+from trainers.config import AugmentConfig
+
+NOTHING = AugmentConfig(
+    flip_left_right=False, flip_up_down=False, brightness=0.0, contrast=0.0, hue=0.0, saturation=0.0
+)
+PUBLISHED = AugmentConfig()
+IMAGE = picture(0, (20, 28), seed=3)  # colourful, away from black and white: 47..208
+LEVEL = 1 / 255
+
+
+def augment(config, position=0, seed=0, image=IMAGE):
+    return augment_uint8(tf.constant(image), config, seed, tf.constant(position, tf.int64)).numpy()
+
+
+def changed(position, **only):
+    """The image under the one operation, as float levels in 0..1."""
+    return augment(dataclasses.replace(NOTHING, **only), position).astype(float) * LEVEL
+
+
+PLAIN = IMAGE * LEVEL
+
+
+@pytest.mark.parametrize("config", [NOTHING, dataclasses.replace(PUBLISHED, augment=False)])
+def test_nothing_changes_nothing(config):
+    assert np.array_equal(augment(config), IMAGE)
+
+
+def test_the_same_position_gives_the_same_image():
+    first = augment(PUBLISHED, position=2**40 + 5, seed=9)
+    assert first.dtype == np.uint8
+    assert first.shape == IMAGE.shape
+    assert np.array_equal(first, augment(PUBLISHED, position=2**40 + 5, seed=9))
+
+
+def test_positions_and_seeds_differ():
+    images = [augment(PUBLISHED, position, seed).tobytes() for position in (0, 1, 2**40) for seed in (0, 1, 2**40)]
+    assert len(set(images)) == 9
+
+
+def test_it_is_the_same_inside_a_graph():
+    inside = tf.function(lambda position: augment_uint8(tf.constant(IMAGE), PUBLISHED, 4, position))
+    assert np.array_equal(inside(tf.constant(12, tf.int64)), augment(PUBLISHED, 12, 4))
+
+
+@pytest.mark.parametrize("name", ["flip_left_right", "flip_up_down"])
+def test_flips_come_half_the_time(name):
+    flipped = IMAGE[:, ::-1] if name == "flip_left_right" else IMAGE[::-1]
+    results = [augment(dataclasses.replace(NOTHING, **{name: True}), position) for position in range(200)]
+    num_flipped = sum(np.array_equal(result, flipped) for result in results)
+    num_same = sum(np.array_equal(result, IMAGE) for result in results)
+    assert num_flipped + num_same == 200
+    assert 70 < num_flipped < 130  # four standard deviations are 28
+
+
+def test_brightness_adds_one_number():
+    shifts = []
+    for position in range(40):
+        difference = changed(position, brightness=0.1) - PLAIN
+        assert np.ptp(difference) <= LEVEL + 1e-9
+        shifts.append(difference.mean())
+    assert -0.1 - LEVEL < min(shifts) < -0.05
+    assert 0.05 < max(shifts) < 0.1 + LEVEL
+
+
+def test_contrast_scales_around_the_mean_of_each_channel():
+    mean = PLAIN.mean((0, 1))
+    factors = []
+    for position in range(40):
+        result = changed(position, contrast=0.1)
+        factor = ((result - mean) * (PLAIN - mean)).sum() / ((PLAIN - mean) ** 2).sum()
+        assert np.abs(result - ((PLAIN - mean) * factor + mean)).max() < LEVEL
+        factors.append(factor)
+    assert 0.9 - 0.005 < min(factors) < 0.95
+    assert 1.05 < max(factors) < 1.1 + 0.005
+
+
+def test_hue_keeps_the_largest_and_the_smallest_channel():
+    turned = 0
+    for position in range(10):
+        result = changed(position, hue=0.1)
+        assert np.abs(result.max(-1) - PLAIN.max(-1)).max() <= LEVEL
+        assert np.abs(result.min(-1) - PLAIN.min(-1)).max() <= LEVEL
+        turned += np.abs(result - PLAIN).max() > 3 * LEVEL
+    assert turned >= 8
+
+
+def test_saturation_scales_the_distance_from_the_largest_channel():
+    value = PLAIN.max(-1, keepdims=True)
+    factors = []
+    for position in range(40):
+        result = changed(position, saturation=0.1)
+        factor = ((value - result) * (value - PLAIN)).sum() / ((value - PLAIN) ** 2).sum()
+        assert np.abs(result - (value - (value - PLAIN) * factor)).max() < 2 * LEVEL
+        factors.append(factor)
+    assert 0.9 - 0.005 < min(factors) < 0.95
+    assert 1.05 < max(factors) < 1.1 + 0.005
+
+
+def test_switching_one_operation_off_leaves_the_others_draws():
+    without_flips = dataclasses.replace(PUBLISHED, flip_left_right=False, flip_up_down=False)
+    unflipped = [augment(without_flips, position) for position in range(8)]
+    flipped = [augment(PUBLISHED, position) for position in range(8)]
+    for plain, other in zip(unflipped, flipped, strict=True):
+        candidates = [plain, plain[::-1], plain[:, ::-1], plain[::-1, ::-1]]
+        # The mean, summed in another order, may turn a rounding.
+        assert min(np.abs(other.astype(int) - candidate).max() for candidate in candidates) <= 1
+
+
+def test_black_and_white_stay_in_range():
+    extremes = np.zeros((8, 8, 3), np.uint8)
+    extremes[:4] = 255
+    for position in range(20):
+        result = augment(PUBLISHED, position, image=extremes).astype(int)
+        # At most 0.1 of brightness and 5 % of contrast away; an overflow would turn white into black.
+        dark, bright = sorted((result[:4].mean(), result[4:].mean()))
+        assert dark < 40
+        assert bright > 215
