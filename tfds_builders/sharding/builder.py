@@ -20,7 +20,7 @@ import tensorflow_datasets as tfds
 from tfds_builders.records.errors import Refused
 from tfds_builders.records.schema import LABELS
 from tfds_builders.sharding.build import Options, build
-from tfds_builders.sharding.manifest import Excluded, Record, entry_of, list_records, scan_headers
+from tfds_builders.sharding.manifest import Excluded, Record, entries_of, list_records, scan_headers
 from tfds_builders.sharding.sources import Source, read
 from tfds_builders.sharding.splits import FRACTIONS, grouped, stratified
 from tfds_builders.sharding.staging import Staging
@@ -52,16 +52,7 @@ class ShardedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def shared_info(self) -> tfds.core.DatasetInfo:
         """The DatasetInfo that all builders share; texts come from README.md, CITATIONS.bib and TAGS.txt."""
         return self.dataset_info_from_configs(
-            features=tfds.features.FeaturesDict(
-                {
-                    "image": tfds.features.Image(shape=(None, None, 3), doc="the source's own encoded bytes"),
-                    "label": tfds.features.ClassLabel(names=list(LABELS)),
-                    "id": tfds.features.Text(doc="path in the source"),
-                    "category": tfds.features.Text(),
-                    "group": tfds.features.Text(doc="what must stay on one side of a split"),
-                    "video": tfds.features.Text(doc="frames whose scores are averaged; empty for stills"),
-                }
-            ),
+            features=shared_features(),
             supervised_keys=("image", "label"),
         )
 
@@ -77,9 +68,9 @@ class ShardedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         }
 
     def _generate_examples(self, scan: pa.Table) -> Iterator[tuple[str, dict]]:
-        for row in scan.to_pylist():
-            texts = {name: row[name] for name in ("id", "category", "group", "video")}
-            yield row["id"], {"image": read(entry_of(row)), "label": row["label"], **texts}
+        said = scan.select(["label", "category", "group", "video"]).to_pylist()
+        for entry, row in zip(entries_of(scan), said, strict=True):
+            yield entry.id, {"image": read(entry), "id": entry.id, **row}
 
     def _generate_splits(
         self, dl_manager: tfds.download.DownloadManager, download_config: tfds.download.DownloadConfig
@@ -142,6 +133,20 @@ class ShardedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             )
         if config.nondeterministic_order:
             raise Refused("--nondeterministic_order is not supported: a build always writes the same bytes.")
+
+
+def shared_features() -> tfds.features.FeaturesDict:
+    """The features of every dataset: see records.schema."""
+    return tfds.features.FeaturesDict(
+        {
+            "image": tfds.features.Image(shape=(None, None, 3), doc="the source's own encoded bytes"),
+            "label": tfds.features.ClassLabel(names=list(LABELS)),
+            "id": tfds.features.Text(doc="path in the source"),
+            "category": tfds.features.Text(),
+            "group": tfds.features.Text(doc="what must stay on one side of a split"),
+            "video": tfds.features.Text(doc="frames whose scores are averaged; empty for stills"),
+        }
+    )
 
 
 def draw_splits(scan: pa.Table, fractions: Mapping[str, float], seed: int) -> np.ndarray:

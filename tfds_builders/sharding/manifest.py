@@ -9,7 +9,7 @@ scan.quarantined  LEDGER_SCHEMA, what cannot be read or is no image by its heade
 
 import hashlib
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import NamedTuple
 
@@ -96,7 +96,7 @@ def list_records(records: Iterable[Record | Excluded]) -> Listing:
         )
         dropped = pa.RecordBatch.from_pylist(
             [
-                _ledger_row(record.entry.id, "", -1, record.rule, record.detail, record.entry.size)
+                ledger_row(BadImage(record.rule, record.detail), "", record.entry, -1)
                 for record in chunk
                 if isinstance(record, Excluded)
             ],
@@ -131,11 +131,14 @@ def scan_headers(listing: pa.Table, workers: Workers, advance: Callable[[int], o
     if len(ids) > 1:
         repeated = pa.concat_arrays([pa.array([False]), pc.equal(ids.slice(1), ids.slice(0, len(ids) - 1))])
         if pc.any(repeated).as_py():
+            error = BadImage("duplicate_id", "another file of the source has the same name")
+            repeats = table.filter(repeated)
             rows = [
-                _ledger_row(row["id"], row["given_split"], row["label"], "duplicate_id",
-                            "another file of the source has the same name", row["size"])
-                for row in table.filter(repeated).to_pylist()
-            ]  # fmt: skip
+                ledger_row(error, split, entry, label)
+                for entry, label, split in zip(
+                    entries_of(repeats), repeats["label"].to_pylist(), repeats["given_split"].to_pylist(), strict=True
+                )
+            ]
             bad.append(pa.Table.from_pylist(rows, LEDGER_SCHEMA))
             table = table.filter(pc.invert(repeated))
     return Scan(with_photograph_groups(table), pa.concat_tables(bad).sort_by("id"))
@@ -143,32 +146,40 @@ def scan_headers(listing: pa.Table, workers: Workers, advance: Callable[[int], o
 
 def scan_chunk(listing: pa.RecordBatch) -> tuple[pa.Table, pa.Table]:
     """Reads the headers of some files; returns the good rows (SCAN_SCHEMA) and the quarantined (LEDGER_SCHEMA)."""
-    facts: dict[str, list] = {name: [] for name in _FACTS}
-    is_good, bad = [], []
-    for row in listing.to_pylist():
-        entry = entry_of(row)
+    facts: list[ImageFacts] = []
+    flags: list[list[str]] = []
+    is_good: list[bool] = []
+    bad = []
+    for entry, label, split in zip(
+        entries_of(listing), listing["label"].to_pylist(), listing["given_split"].to_pylist(), strict=True
+    ):
         try:
             found = read_header(entry)
         except BadImage as error:
+            bad.append(ledger_row(error, split, entry, label))
             is_good.append(False)
-            bad.append(ledger_row(error, row["given_split"], row))
-            continue
-        is_good.append(True)
-        for name, value in (
-            ("width", found.width), ("height", found.height), ("mode", found.mode), ("orientation", found.orientation),
-            ("flags", [*found.flags, *extension_flag(entry.id, found.format)]), ("source_format", found.format),
-        ):  # fmt: skip
-            facts[name].append(value)
+        else:
+            is_good.append(True)
+            facts.append(found)
+            flags.append([*found.flags, *extension_flag(entry.id, found.format)])
+    columns = {
+        "width": [found.width for found in facts],
+        "height": [found.height for found in facts],
+        "mode": [found.mode for found in facts],
+        "orientation": [found.orientation for found in facts],
+        "flags": flags,
+        "source_format": [found.format for found in facts],
+    }
     table = pa.Table.from_batches([listing]).filter(pa.array(is_good, pa.bool_()))
     for name in _FACTS:
         field = SCAN_SCHEMA.field(name)
-        table = table.append_column(field, pa.array(facts[name], field.type))
+        table = table.append_column(field, pa.array(columns[name], field.type))
     return table, pa.Table.from_pylist(bad, LEDGER_SCHEMA)
 
 
-def entry_of(row: dict) -> Entry:
-    """The file of a row of LISTING_SCHEMA."""
-    return Entry(*(row[name] for name in Entry._fields))
+def entries_of(rows: pa.RecordBatch | pa.Table) -> Iterator[Entry]:
+    """The files of rows that have LISTING_SCHEMA's columns."""
+    return map(Entry._make, zip(*(rows[name].to_pylist() for name in Entry._fields), strict=True))
 
 
 def read_header(entry: Entry) -> ImageFacts:
@@ -188,15 +199,9 @@ def read_header(entry: Entry) -> ImageFacts:
             wanted = min(max(2 * wanted, more.num_bytes), entry.size)
 
 
-def ledger_row(error: BadImage, split: str, row: dict, sha256: bytes | None = None) -> dict:
-    """One row of LEDGER_SCHEMA for a file (a row of LISTING_SCHEMA) that is quarantined."""
-    return _ledger_row(row["id"], split, row["label"], error.code, error.sentence, row["size"], sha256)
-
-
-def _ledger_row(
-    id: str, split: str, label: int, reason: str, detail: str, size: int, sha256: bytes | None = None
-) -> dict:
-    values = (id, split, label, reason, detail, size, sha256)
+def ledger_row(error: BadImage, split: str, entry: Entry, label: int, sha256: bytes | None = None) -> dict:
+    """One row of LEDGER_SCHEMA for a file that is quarantined."""
+    values = (entry.id, split, label, error.code, error.sentence, entry.size, sha256)
     return dict(zip(LEDGER_SCHEMA.names, values, strict=True))
 
 
