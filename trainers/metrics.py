@@ -1,0 +1,244 @@
+"""From predictions to numbers. Fake is the positive class everywhere; what is undefined is None, never 0 or NaN.
+
+    test = of_split(predictions, "test")
+    summary = summarise(test)
+    summary["auc"], summary["auc_interval"], summary["degenerate"]
+    summarise_by(test, "category")
+
+`predictions` is a table with columns label (0 real, 1 fake), p_fake (float64) and group; others as used.
+"""
+
+from collections.abc import Callable, Collection
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+CONFIDENCE = 0.95
+CONSTANT_SPREAD = 1e-6  # scores this close together are one score: float32 noise around a constant
+
+Summary = dict[str, Any]
+
+
+def of_split(predictions: pa.Table, split: str) -> pa.Table:
+    """The rows of one split."""
+    return predictions.filter(pc.equal(predictions["split"], split))
+
+
+def summarise(predictions: pa.Table, threshold: float = 0.5, bootstrap: int = 1000, seed: int = 0) -> Summary:
+    """Every figure of one set of predictions.
+
+    Args:
+      predictions: see above.
+      threshold: an image is called fake from this P(fake) on.
+      bootstrap: resamples for `auc_interval`; 0 for no interval.
+      seed: of the resamples.
+
+    Returns:
+      n, real, fake, groups (counts); threshold; confusion ([[real called real, real called fake], [fake called real,
+      fake called fake]]); accuracy, balanced_accuracy, precision_real, precision_fake, recall_real, recall_fake, f1
+      (of fake); auc, auc_interval (low, high), average_precision, log_loss (nats); degenerate (bool) and
+      degenerate_because (a sentence or None).
+
+    Raises:
+      ValueError: a score that is no number in [0, 1], or a label other than 0 and 1.
+    """
+    labels, scores = _labels_and_scores(predictions)
+    groups = _group_numbers(predictions)
+    summary = {"n": len(labels), "real": int(np.sum(labels == 0)), "fake": int(np.sum(labels == 1))}
+    summary |= {"groups": int(groups.max()) + 1 if len(groups) else 0, "threshold": threshold}
+    summary |= _at_threshold(labels, scores, threshold)
+    summary |= _over_thresholds(labels, scores)
+    summary["auc_interval"] = auc_interval(labels, scores, groups, bootstrap, seed) if bootstrap else None
+    because = degenerate_because(labels, scores, threshold)
+    return summary | {"degenerate": because is not None, "degenerate_because": because}
+
+
+def summarise_by(predictions: pa.Table, column: str, threshold: float = 0.5) -> dict[str, Summary]:
+    """`summarise`, without intervals, of the rows of each value of `column`, by value."""
+    return {
+        value: summarise(predictions.filter(pc.equal(predictions[column], value)), threshold, bootstrap=0)
+        for value in sorted(pc.unique(predictions[column]).to_pylist())
+    }
+
+
+def summarise_left_out(predictions: pa.Table, generators: Collection[str], **options: Any) -> Summary:
+    """`summarise` of the fakes of some generators against all reals: how a detector does on generators it was not
+    trained on, if these were left out of training."""
+    chosen = pc.is_in(predictions["generator"], value_set=pa.array(sorted(generators), pa.string()))
+    return summarise(predictions.filter(pc.or_(pc.equal(predictions["label"], 0), chosen)), **options)
+
+
+def flatten(summary: Summary, prefix: str) -> dict[str, float]:
+    """The single numbers of a summary by name, as a tracker takes them; the interval as auc_low and auc_high."""
+    numbers = {key: value for key, value in summary.items() if isinstance(value, int | float)}
+    if summary.get("auc_interval"):
+        numbers["auc_low"], numbers["auc_high"] = summary["auc_interval"]
+    return {prefix + key: float(value) for key, value in numbers.items()}
+
+
+def _labels_and_scores(predictions: pa.Table) -> tuple[np.ndarray, np.ndarray]:
+    labels = predictions["label"].to_numpy().astype(np.int64)
+    scores = predictions["p_fake"].to_numpy().astype(np.float64)
+    if not np.isin(labels, (0, 1)).all():
+        raise ValueError(f"labels must be 0 (real) or 1 (fake), received {sorted(set(labels.tolist()))}")
+    wrong = ~((scores >= 0) & (scores <= 1))  # so put, NaN is wrong too
+    if wrong.any():
+        raise ValueError(
+            f"p_fake must lie in [0, 1]: {int(wrong.sum())} of {len(scores)} do not, {scores[wrong][0]} say"
+        )
+    return labels, scores
+
+
+def _group_numbers(predictions: pa.Table) -> np.ndarray:
+    """int64 [n]: 0, 1, ... for the groups. A record whose group is unknown ("") is a group of its own."""
+    names = predictions["group"].to_numpy(zero_copy_only=False).astype(object)
+    unknown = np.flatnonzero(names == "")
+    names[unknown] = list(zip(unknown.tolist(), strict=True))  # a tuple equals no group's name
+    numbers: dict[Any, int] = {}
+    return np.array([numbers.setdefault(name, len(numbers)) for name in names], np.int64)
+
+
+def _ratio(part: int, whole: int) -> float | None:
+    return part / whole if whole else None
+
+
+def _at_threshold(labels: np.ndarray, scores: np.ndarray, threshold: float) -> Summary:
+    called_fake = scores >= threshold
+    fake = labels == 1
+    real_as_real, real_as_fake = int(np.sum(~fake & ~called_fake)), int(np.sum(~fake & called_fake))
+    fake_as_real, fake_as_fake = int(np.sum(fake & ~called_fake)), int(np.sum(fake & called_fake))
+    recall_real = _ratio(real_as_real, real_as_real + real_as_fake)
+    recall_fake = _ratio(fake_as_fake, fake_as_real + fake_as_fake)
+    defined = recall_real is not None and recall_fake is not None
+    return {
+        "confusion": [[real_as_real, real_as_fake], [fake_as_real, fake_as_fake]],
+        "accuracy": _ratio(real_as_real + fake_as_fake, len(labels)),
+        "balanced_accuracy": (recall_real + recall_fake) / 2 if defined else None,
+        "precision_real": _ratio(real_as_real, real_as_real + fake_as_real),
+        "precision_fake": _ratio(fake_as_fake, fake_as_fake + real_as_fake),
+        "recall_real": recall_real,
+        "recall_fake": recall_fake,
+        "f1": _ratio(2 * fake_as_fake, 2 * fake_as_fake + real_as_fake + fake_as_real),
+    }
+
+
+def _over_thresholds(labels: np.ndarray, scores: np.ndarray) -> Summary:
+    from sklearn import metrics  # imports in a second: not before it is needed
+
+    has_both = bool(labels.size) and labels.min() != labels.max()
+    return {
+        "auc": float(metrics.roc_auc_score(labels, scores)) if has_both else None,
+        "average_precision": float(metrics.average_precision_score(labels, scores)) if has_both else None,
+        "log_loss": float(metrics.log_loss(labels, scores, labels=[0, 1])) if labels.size else None,
+    }
+
+
+def degenerate_because(labels: np.ndarray, scores: np.ndarray, threshold: float) -> str | None:
+    """Why these predictions are those of no detector at all; None if they may be a detector's.
+
+    Only predictions on both classes can be judged.
+    """
+    if not labels.size or labels.min() == labels.max():
+        return None
+    if np.ptp(scores) <= CONSTANT_SPREAD:
+        return f"every image gets the same P(fake), {scores[0]:.4f}"
+    called_fake = scores >= threshold
+    if called_fake.all():
+        return f"every image is called fake, although {np.mean(labels == 0):.0%} are real"
+    if not called_fake.any():
+        return f"every image is called real, although {np.mean(labels == 1):.0%} are fake"
+    return None
+
+
+def auc_interval(
+    labels: np.ndarray, scores: np.ndarray, groups: np.ndarray, resamples: int = 1000, seed: int = 0
+) -> tuple[float, float] | None:
+    """The 95 % percentile bootstrap interval of the AUC (Efron & Tibshirani 1993, chapter 13), resampling groups.
+
+    Images of one group (one photograph, one person, one video) are not independent, so whole groups are drawn with
+    replacement (the cluster bootstrap of Field & Welsh 2007). Resamples without both classes have no AUC and are left
+    out.
+
+    Args:
+      labels: int [n], 0 or 1.
+      scores: float [n].
+      groups: int [n], 0 <= group < number of groups.
+
+    Returns:
+      (low, high); None with fewer than two groups, or if no resample has both classes.
+    """
+    num_groups = int(groups.max()) + 1 if len(groups) else 0
+    if num_groups < 2:
+        return None
+    random = np.random.default_rng(seed)
+    auc_of = _auc_of_group_counts(labels, scores, groups)
+    drawn = (random.multinomial(num_groups, np.full(num_groups, 1 / num_groups)) for _ in range(resamples))
+    values = [value for counts in drawn if (value := auc_of(counts)) is not None]
+    if not values:
+        return None
+    low, high = np.quantile(values, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return float(low), float(high)
+
+
+def _auc_of_group_counts(
+    labels: np.ndarray, scores: np.ndarray, groups: np.ndarray
+) -> Callable[[np.ndarray], float | None]:
+    """A function: how often each group is taken, int [groups] -> the AUC of all examples taken, None without both
+    classes.
+
+    AUC = P(score of a fake > score of a real) + P(equal) / 2 (Hanley & McNeil 1982). Sorting once makes a call O(n).
+    """
+    order = np.argsort(scores, kind="stable")
+    is_fake = labels[order] == 1
+    fake_scores, real_scores = scores[order][is_fake], scores[order][~is_fake]
+    fake_groups, real_groups = groups[order][is_fake], groups[order][~is_fake]
+    # Of each fake: how many reals score less, and how many at most as much.
+    less, at_most = (
+        np.searchsorted(real_scores, fake_scores, "left"),
+        np.searchsorted(real_scores, fake_scores, "right"),
+    )
+
+    def auc_of(counts: np.ndarray) -> float | None:
+        fakes = counts[fake_groups]
+        reals = np.concatenate([[0], np.cumsum(counts[real_groups])])
+        pairs = int(fakes.sum()) * int(reals[-1])
+        return float((fakes @ (reals[less] + reals[at_most])) / (2 * pairs)) if pairs else None
+
+    return auc_of
+
+
+def file_facts_auc(train: pa.Table, test: pa.Table) -> float | None:
+    """AUC on `test` of a linear model that saw only the files of `train`, not their pixels.
+
+    Logistic regression on the file's format, and the logarithms of its length, width, height and bytes per pixel. Well
+    above 0.5, it says that real and fake can be told by their containers, and a detector may have learnt just that.
+
+    Args:
+      train, test: rows of the manifest (columns label, source_format, bytes, width, height).
+
+    Returns:
+      The AUC; None if `train` or `test` lacks a class.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import roc_auc_score
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    labels = [table["label"].to_numpy() for table in (train, test)]
+    if any(len(np.unique(each)) < 2 for each in labels):
+        return None
+    formats = sorted(pc.unique(train["source_format"]).to_pylist())
+    model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+    model.fit(_file_facts(train, formats), labels[0])
+    return float(roc_auc_score(labels[1], model.predict_proba(_file_facts(test, formats))[:, 1]))
+
+
+def _file_facts(table: pa.Table, formats: list[str]) -> np.ndarray:
+    """float64 [n, len(formats) + 4]."""
+    size, width, height = (table[name].to_numpy().astype(np.float64) for name in ("bytes", "width", "height"))
+    names = table["source_format"].to_numpy(zero_copy_only=False)
+    facts = [names == known for known in formats]
+    facts += [np.log(size), np.log(width), np.log(height), np.log(size / (width * height))]
+    return np.stack(facts, axis=1).astype(np.float64)
