@@ -12,6 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from trainers.errors import NonFiniteLoss
 from trainers.models.layers import GlobalBatch
 from trainers.progress import Progress
 
@@ -19,10 +20,6 @@ SECONDS_PER_CALL = 2.0  # between two looks at the loss, when the number of step
 MAX_STEPS_PER_CALL = 64
 STEPS_PER_CALL_OF_MANY = 8  # several workers must agree, so it cannot be measured by each
 DECISION = 0.5  # accuracy while training counts P(fake) from here on as fake
-
-
-class NonFiniteLoss(RuntimeError):
-    """The loss became NaN or infinite; the message names the step."""
 
 
 class TrainStep:

@@ -9,7 +9,7 @@ LINE_EVERY_SECS = 5.0
 class Progress:
     """Counts steps and prints lines with loss, images/s and the time that is left.
 
-    The first call of an epoch may include compilation and start-up, so it is left out of images/s when there are others.
+    The first call of an epoch may include compilation, so it is left out of images/s when there are others.
     """
 
     def __init__(

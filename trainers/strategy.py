@@ -76,6 +76,7 @@ def prepare_process(resources: Resources) -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     import tensorflow as tf
 
+    tf.get_logger().setLevel("WARNING")
     tf.config.threading.set_intra_op_parallelism_threads(resources.cpus)
     for gpu in tf.config.list_physical_devices("GPU"):
         tf.config.experimental.set_memory_growth(gpu, True)

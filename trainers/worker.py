@@ -3,6 +3,7 @@
 Exceptions are let out: Ray Train reports them to the driver (trainers/job.py).
 """
 
+import logging
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -41,11 +42,13 @@ def with_shuffled_labels(records: Records, seed: int) -> Records:
     return replace(records, table=records.table.set_column(column, "label", labels))
 
 
-def train(task: Task) -> None:
-    """The worker's function. The results are in the last checkpoint that it reports."""
+def train(settings: dict[str, Task]) -> None:
+    """The worker's function, of {"task": Task}. The results are in the last checkpoint that it reports."""
+    task = settings["task"]
     from trainers.strategy import prepare_process
 
     prepare_process(task.resources)  # before TensorFlow runs anything
+    logging.getLogger("ray.train").setLevel(logging.WARNING)  # says at each report what the epoch's line has said
     from trainers.reports import RayReports
     from trainers.training import Training
 

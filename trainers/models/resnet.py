@@ -11,6 +11,7 @@ from typing import Any
 
 from tfds_builders.records.errors import Refused
 from trainers.config import Config, ModelConfig, OptimiserConfig
+from trainers.errors import UnfitWeights
 from trainers.models.family import Family, Phase, weights_file
 
 NUM_FROZEN = 150  # layers[0:150] of the backbone's 175 keep the weights they were given
@@ -42,7 +43,7 @@ def build_resnet50(variant: str, image_size: int, weights: str = "none", dropout
       keras.Model: uint8 [batch, image_size, image_size, 3] RGB -> float32 [batch, 1], P(fake).
 
     Raises:
-      ValueError: the weights are of another model.
+      UnfitWeights: the weights are of another model.
     """
     import keras
 
@@ -82,7 +83,7 @@ def load_weights(model: Any, path: Path) -> None:
     """Loads a whole model's weights (.keras, .weights.h5) or the backbone's alone (Keras 3's or the older .h5).
 
     Raises:
-      ValueError: the file holds another model, or another variant.
+      UnfitWeights: the file holds another model, or another variant.
     """
     import h5py
     import keras
@@ -98,7 +99,7 @@ def load_weights(model: Any, path: Path) -> None:
             (model if is_whole_model else model.get_layer(BACKBONE)).load_weights(path)
     except (ValueError, OSError, KeyError) as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(f"the weights in {path} do not fit {model.name}: {reason}") from error
+        raise UnfitWeights(f"the weights in {path} do not fit {model.name}: {reason}") from error
 
 
 def check_weights(weights: str) -> None:

@@ -1,0 +1,13 @@
+"""What a worker finds and the user must change."""
+
+
+class CannotTrain(RuntimeError):
+    """The training cannot go on, for a reason that its message explains: the driver shows the sentence alone."""
+
+
+class NonFiniteLoss(CannotTrain):
+    """The loss became NaN or infinite; the message names the step."""
+
+
+class UnfitWeights(CannotTrain):
+    """The given weights are of another model."""

@@ -1,0 +1,329 @@
+"""One training job, seen from the driver: checks, Ray Train, then metrics, figures and the registered model.
+
+    result = job.run(config)
+
+A job has a name, one folder (trainers/jobs.py) and one MLflow run. Running it again resumes it, or, when it has
+finished, gives its result.
+"""
+
+import dataclasses
+import os
+import secrets
+import shutil
+import statistics
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tfds_builders.records.errors import Refused
+from tfds_builders.records.framing import CorruptRecord
+from tfds_builders.records.ray_address import prepare_ray_address
+from tfds_builders.records.schema import LABELS
+from trainers import tracking
+from trainers.config import Config, flatten, to_dict
+from trainers.dataset import Dataset, Records, find, load
+from trainers.errors import CannotTrain
+from trainers.home import ray_dir
+from trainers.jobs import JobFolder
+from trainers.models.families import FAMILIES
+from trainers.models.family import Family
+from trainers.strategy import describe, plan_resources
+from trainers.worker import Task, selected, train
+
+HISTORY, PREDICTIONS, MODEL = "history.json", "predictions.parquet", "model.keras"
+FIGURES = "figures"
+NUM_COMPARED_IMAGES = 32  # on which the registered model must agree with the trained one
+CHECKPOINTS_KEPT = 2  # the newest may not be whole when a worker dies
+
+
+@dataclass(frozen=True)
+class JobResult:
+    """What a finished job gave."""
+
+    name: str
+    directory: str  # the job's folder
+    dataset: str  # name:version
+    fingerprint: str
+    run_id: str  # of MLflow
+    metrics: dict[str, Any]  # of the test split, from trainers.metrics.summarise
+    images: dict[str, int]  # by split: those that took part
+    epochs: int
+    best_epoch: int  # counted from 0
+    images_per_second: float  # while training, median over the epochs
+    model_name: str | None = None
+    model_version: int | None = None
+    alias: str | None = None
+    seconds: dict[str, float] = dataclasses.field(default_factory=dict)  # by stage
+    is_reused: bool = False  # the job had finished before; nothing was done
+
+
+def run(config: Config) -> JobResult:
+    """Runs the job that `config` describes, resumes it, or finds that it has finished.
+
+    Raises:
+      Refused: bad input, or something that the user must change; one sentence.
+    """
+    family = FAMILIES[config.model.family]
+    dataset = load(find(config.data.dataset, data_dir(config)))
+    records = _checked_records(dataset, config)
+    name = config.job.name or new_name(config)
+    folder = JobFolder(name)
+    uri = tracking.tracking_uri()
+    tracking.ensure_reachable(uri)
+    address = prepare_ray_address()
+    if not (folder.path / HISTORY).exists():
+        family.check_weights(config.model.weights)
+    with folder.locked():
+        finished = folder.begin(config, dataset.fingerprint)
+        if finished:
+            print(f"job {name} had finished already: {folder.path}", flush=True)
+            return JobResult(**finished | {"is_reused": True})
+        return _run(config, family, dataset, records, folder, uri, address)
+
+
+def _run(
+    config: Config,
+    family: Family,
+    dataset: Dataset,
+    records: dict[str, Records],
+    folder: JobFolder,
+    uri: str,
+    address: str,
+) -> JobResult:
+    title = f"{dataset.name}:{dataset.version}"
+    seconds, started = {}, time.monotonic()
+    with _ray(address) as nodes:
+        try:
+            resources = plan_resources(config.cluster, nodes)
+            sentence = describe(resources, config.optimiser.global_batch_size)
+        except ValueError as error:
+            raise Refused(str(error)) from None
+        print(f"job {folder.name} on {title}: {sentence}", flush=True)
+        tags = {
+            "realshard.dataset": title,
+            "realshard.fingerprint": dataset.fingerprint,
+            "realshard.family": family.name,
+        }
+        run_id = tracking.open_run(tracking.experiment(config.job.experiment), folder.name, flatten(config), tags)
+        logger = tracking.RunLogger(run_id, uri)
+        try:
+            for split, part in records.items():
+                profile = {"records": len(part), "fake": int(part.labels.sum())}
+                tracking.log_dataset(
+                    run_id, title, dataset.fingerprint, split, source=str(dataset.directory), profile=profile
+                )
+            task = Task(to_dict(config), str(dataset.directory), dataset.fingerprint, resources, run_id, uri)
+            _train(task, folder)
+            seconds["train"] = time.monotonic() - started
+        except BaseException as error:
+            logger.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+            raise
+    try:
+        result = _close(config, family, dataset, records, folder, run_id, logger, seconds)
+    except BaseException:
+        logger.finish("FAILED")
+        raise
+    folder.finish(dataclasses.asdict(result))
+    shutil.rmtree(ray_dir() / folder.name, ignore_errors=True)  # checkpoints of a finished job
+    return result
+
+
+def _train(task: Task, folder: JobFolder) -> None:
+    """Trains in Ray Train's workers, and takes the results into the job's folder."""
+    from ray.train import CheckpointConfig, LoggingConfig, RunConfig, ScalingConfig, TrainingFailedError
+    from ray.train.tensorflow import TensorflowTrainer
+
+    resources = task.resources
+    trainer = TensorflowTrainer(
+        train,
+        train_loop_config={"task": task},
+        scaling_config=ScalingConfig(
+            num_workers=resources.workers,
+            use_gpu=bool(resources.gpus),
+            resources_per_worker=resources.per_worker(),
+        ),
+        run_config=RunConfig(
+            name=folder.name,
+            storage_path=str(ray_dir()),
+            checkpoint_config=CheckpointConfig(num_to_keep=CHECKPOINTS_KEPT),
+            logging_config=LoggingConfig(log_level="WARNING"),
+        ),
+    )
+    try:
+        result = trainer.fit()
+    except TrainingFailedError as error:
+        for failure in getattr(error, "worker_failures", {}).values():
+            if isinstance(failure, CannotTrain | CorruptRecord):
+                raise Refused(str(failure)) from None
+        raise
+    with result.checkpoint.as_directory() as directory:
+        folder.take(Path(directory), (HISTORY, PREDICTIONS, MODEL))
+
+
+def _close(
+    config: Config,
+    family: Family,
+    dataset: Dataset,
+    records: dict[str, Records],
+    folder: JobFolder,
+    run_id: str,
+    logger: Any,
+    seconds: dict[str, float],
+) -> JobResult:
+    """Metrics, figures, artifacts, the registered model; ends the MLflow run."""
+    import json
+
+    import pyarrow.parquet as pq
+
+    from trainers import metrics, report
+    from trainers.history import best_epoch, losses
+
+    started = time.monotonic()
+    history = json.loads((folder.path / HISTORY).read_text())
+    predictions = pq.read_table(folder.path / PREDICTIONS)
+    test = metrics.of_split(predictions, "test")
+    summary = metrics.summarise(test, threshold=config.model.threshold)
+    best = best_epoch(losses(history))
+    logger.epoch(best, metrics.flatten(summary, "test/"))
+    figures = folder.path / FIGURES
+    figures.mkdir(exist_ok=True)
+    report.write_figures(predictions, history, figures)
+    logger.figures(figures)
+    for file in (PREDICTIONS, HISTORY, "config.json"):
+        logger.artifact(folder.path / file)
+    seconds["report"] = time.monotonic() - started
+    result = JobResult(
+        name=folder.name,
+        directory=str(folder.path),
+        dataset=f"{dataset.name}:{dataset.version}",
+        fingerprint=dataset.fingerprint,
+        run_id=run_id,
+        metrics=summary,
+        images={split: len(part) for split, part in records.items()},
+        epochs=len(history),
+        best_epoch=best,
+        images_per_second=statistics.median(entry["train/images_per_second"] for entry in history),
+        seconds=seconds,
+    )
+    if config.job.register:
+        started = time.monotonic()
+        result = _register(config, family, dataset, records["test"], test, folder, result)
+        seconds["register"] = time.monotonic() - started
+    logger.finish("FINISHED")
+    return result
+
+
+def _register(
+    config: Config,
+    family: Family,
+    dataset: Dataset,
+    records: Records,
+    test: Any,
+    folder: JobFolder,
+    result: JobResult,
+) -> JobResult:
+    from trainers.reader import RecordReader
+    from trainers.registry import register
+
+    rows = np.arange(min(len(records), NUM_COMPARED_IMAGES))
+    name = config.job.registered_name or family.default_registered_name
+    version = register(
+        result.run_id,
+        folder.path / MODEL,
+        images=list(RecordReader(records).images(rows)),
+        registered_name=name,
+        image_size=config.model.image_size,
+        threshold=config.model.threshold,
+        label_names=LABELS,
+        tags={
+            "variant": config.model.variant,
+            "dataset": result.dataset,
+            "fingerprint": dataset.fingerprint,
+            "test_auc": result.metrics["auc"],
+        },
+        expected=test["p_fake"].to_numpy()[rows],
+    )
+    aliases = tracking.client_of().get_model_version(name, str(version)).aliases
+    return dataclasses.replace(result, model_name=name, model_version=version, alias=aliases[0] if aliases else None)
+
+
+def describe_result(result: JobResult) -> str:
+    """A few lines for the end of a command."""
+    numbers = result.metrics
+
+    def number(key: str) -> str:
+        return "undefined" if numbers.get(key) is None else f"{numbers[key]:.4f}"
+
+    lines = [
+        f"job         {result.name}, {result.directory}",
+        f"dataset     {result.dataset}, {', '.join(f'{n} {split}' for split, n in result.images.items())} images",
+        f"test        AUC {number('auc')}, accuracy {number('accuracy')}, balanced {number('balanced_accuracy')}",
+        f"training    {result.epochs} epochs, best {result.best_epoch + 1}, {result.images_per_second:.1f} images/s",
+        f"MLflow run  {result.run_id}",
+    ]
+    if numbers.get("degenerate"):
+        lines.append(f"            no detector: {numbers['degenerate_because']}")
+    if result.model_name:
+        lines.append(f"model       {result.model_name} version {result.model_version}, alias {result.alias}")
+    return "\n".join(lines)
+
+
+def data_dir(config: Config) -> str:
+    """Where built datasets are looked for."""
+    return config.data.data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+
+
+def new_name(config: Config) -> str:
+    """A name that no job has: family, variant, the date and time (UTC), four random hex digits."""
+    when = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
+    return f"{config.model.family}-{config.model.variant}-{when}-{secrets.token_hex(2)}"
+
+
+def _checked_records(dataset: Dataset, config: Config) -> dict[str, Records]:
+    records = selected(dataset, config)
+    for split, part in records.items():
+        kinds = np.unique(part.labels)
+        if len(kinds) < len(LABELS):
+            found = f"{len(part)} records, " + (f"all {LABELS[kinds[0]]}" if len(kinds) else "none of either")
+            raise Refused(
+                f"the {split} split must hold both real and fake images. Received: {found}. "
+                "Change --only and --exclude, or build the dataset again from a source with both."
+            )
+    return records
+
+
+@contextmanager
+def _ray(address: str) -> Iterator[list[dict[str, float]]]:
+    """Connects to the Ray cluster at `address`, or to the one this process already uses, and gives its machines'
+    resources. What was started here ends here."""
+    quiet = {"RAY_TRAIN_ENABLE_PRINT_PATCH": "0"}  # with TensorFlow's logging it prints every line twice
+    if address == "local":
+        quiet["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"  # nobody takes this machine away
+    if not sys.stdout.isatty():
+        quiet["RAY_COLOR_PREFIX"] = "0"
+    for name, value in quiet.items():
+        os.environ.setdefault(name, value)
+    import ray
+
+    was_running = ray.is_initialized()
+    if not was_running:
+        options: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
+        try:
+            ray.init(address=address, logging_level="WARNING", **options)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise Refused(
+                f"RAY_ADDRESS must name a running Ray cluster. Received: {address} ({reason}). "
+                "Start one, or unset RAY_ADDRESS to use this machine alone."
+            ) from None
+    try:
+        yield [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    finally:
+        if not was_running:
+            ray.shutdown()

@@ -1,0 +1,91 @@
+"""A job's folder, `<home>/jobs/<name>/`: what it was told, whether it has finished, and what it left.
+
+config.json          the resolved config and the dataset's fingerprint, from the job's beginning on
+predictions.parquet  model.keras  history.json  figures/     when it has trained
+result.json          last of all: a job without it is unfinished
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from tfds_builders.records.errors import Refused
+from trainers.config import Config, difference, to_dict
+from trainers.home import jobs_dir
+
+CONFIG, RESULT, LOCK = "config.json", "result.json", ".lock"
+
+
+class JobFolder:
+    """The folder of the job `name`; `path` exists once the job has begun."""
+
+    def __init__(self, name: str):
+        self.name = name
+        self.path = jobs_dir() / name
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Holds the job: no other process can run it meanwhile. A process that dies lets go.
+
+        Raises:
+          Refused: another process is running the job.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        with open(self.path / LOCK, "w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise Refused(
+                    f"one job is run by one process at a time. Received: {self.name!r}, which is being run by another. "
+                    "Wait for it, or take another --name."
+                ) from None
+            yield
+
+    def begin(self, config: Config, fingerprint: str) -> dict[str, Any] | None:
+        """Notes what the job is told, or compares with what it was told before.
+
+        Returns:
+          The job's result if it has finished, else None.
+
+        Raises:
+          Refused: a job of this name was begun with another config or dataset; names the difference.
+        """
+        told = {"config": to_dict(config), "fingerprint": fingerprint}
+        file = self.path / CONFIG
+        if not file.exists():
+            write_json(file, told)
+            return None
+        before = json.loads(file.read_text())
+        changes = difference(before["config"], told["config"])
+        if before["fingerprint"] != fingerprint:
+            changes.append(f"dataset {before['fingerprint'][:12]} -> {fingerprint[:12]}")
+        if changes:
+            raise Refused(
+                f"a job goes on with the config and the dataset that it began with. Received for {self.name!r}: "
+                f"{', '.join(changes)}. Give it what it had, or take another --name."
+            )
+        result = self.path / RESULT
+        return json.loads(result.read_text()) if result.exists() else None
+
+    def take(self, directory: Path, files: Iterable[str]) -> None:
+        """Copies files into the folder, each at once or not at all."""
+        for name in files:
+            partial = self.path / f".{name}.partial"
+            shutil.copyfile(directory / name, partial)
+            partial.rename(self.path / name)
+
+    def finish(self, result: dict[str, Any]) -> None:
+        """Notes the result: the job has finished."""
+        write_json(self.path / RESULT, result)
+
+
+def write_json(file: Path, value: Any) -> None:
+    """Writes a JSON file, at once or not at all."""
+    partial = file.with_name(f".{file.name}.partial")
+    partial.write_text(json.dumps(value, indent=1) + "\n")
+    os.replace(partial, file)

@@ -1,0 +1,27 @@
+#!/usr/bin/env python
+"""Trains ResNet50 to tell real images from fake ones, and registers it as `realshard-resnet50`.
+
+    python trainers/resnet.py                                     deep_head on the built ai_vs_human, ImageNet weights
+    python trainers/resnet.py --variant gap_head --image-size 128
+    python trainers/resnet.py --weights none --image-size 64      no download; every layer is trained
+    ray job submit --working-dir . -- trainers/resnet.py          on a running Ray cluster
+
+On two CPU cores deep_head takes about 1 second a step of 32 images at 224 pixels, and a tenth of that at 64.
+"""
+
+import sys
+
+from trainers import job
+from trainers.config import parse
+from trainers.models.resnet import VARIANTS
+
+
+def main() -> None:
+    """Parses the command line, runs the job, prints what came out."""
+    config = parse(sys.argv[1:], VARIANTS, description=__doc__, prog="resnet.py")
+    result = job.run(config)
+    print(job.describe_result(result))
+
+
+if __name__ == "__main__":
+    main()
