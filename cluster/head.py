@@ -9,6 +9,7 @@ REALSHARD_WEIGHTS=none, REALSHARD_HOME=/somewhere and MLFLOW_TRACKING_URI=... gi
 ids are kept in REALSHARD_HOME/cluster/head.json; `down` ends those processes and no others.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -16,6 +17,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+import uuid
 from pathlib import Path
 
 import psutil
@@ -29,7 +31,8 @@ from trainers.home import home
 
 ROOT = Path(__file__).resolve().parents[1]
 START_SECS = 120  # importing Ray and starting its seven processes takes 5-10 s on two idle cores
-STOP_SECS = 20
+STOP_SECS = 5  # without jobs Ray ends in 2 s; with one it waits for processes that ignore being asked
+MARK = "REALSHARD_RAY_HEAD"  # environment variable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +41,7 @@ class Head:
 
     pid: int
     started: float  # seconds since the epoch, as the kernel tells; with pid it names the process uniquely
+    mark: str  # in the environment of every process that came from it, wherever its parent went
     dashboard: str  # http://127.0.0.1:8265: the page, and the address for `ray job submit`
     address: str  # 127.0.0.1:<port>: what RAY_ADDRESS may be set to
     directory: str  # where jobs without a --working-dir start
@@ -106,11 +110,12 @@ def start(dashboard_port: int = 8265, num_cpus: int | None = None) -> Head:
 
     state_file().parent.mkdir(parents=True, exist_ok=True)
     log = state_file().with_suffix(".log")
+    mark = uuid.uuid4().hex
     with log.open("wb") as output:
         child = subprocess.Popen(
             command,
             cwd=ROOT,
-            env=head_environment(),
+            env=head_environment() | {MARK: mark},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -119,6 +124,7 @@ def start(dashboard_port: int = 8265, num_cpus: int | None = None) -> Head:
     head = Head(
         pid=child.pid,
         started=psutil.Process(child.pid).create_time(),
+        mark=mark,
         dashboard=f"http://{LOOPBACK}:{dashboard_port}",
         address=f"{LOOPBACK}:{port}",
         directory=str(ROOT),
@@ -159,33 +165,48 @@ def _last_error(log: str) -> str:
     return next((line for line in reversed(lines) if "Error" in line), lines[-1] if lines else "(nothing)")
 
 
+def find_processes(head: Head) -> list[psutil.Process]:
+    """The head's processes, the first of them first, then what descends from it or bears its mark, jobs included."""
+    first = head.process()
+    found = [first, *first.children(recursive=True)] if first else []
+    known = {process.pid for process in found}
+    return found + [process for process in psutil.process_iter() if process.pid not in known and _bears(process, head)]
+
+
+def _bears(process: psutil.Process, head: Head) -> bool:
+    try:
+        return process.environ().get(MARK) == head.mark
+    except psutil.Error:  # another user's, or it has just ended
+        return False
+
+
 def stop(head: Head) -> int:
-    """Ends the head, the processes that descend from it and those of its session; returns how many there were."""
-    process = head.process()
-    members = [process, *process.children(recursive=True)] if process else []
-    known = {member.pid for member in members}
-    members += [other for other in psutil.process_iter() if other.pid not in known and _session_of(other) == head.pid]
-    for member in members[:1]:
-        member.terminate()  # Ray then ends its own children in good order
-    _, alive = psutil.wait_procs(members, timeout=STOP_SECS)
-    for member in alive:
-        member.kill()
-    psutil.wait_procs(alive, timeout=STOP_SECS)
+    """Ends the head's processes and no others; returns how many there were."""
+    ended: set[int] = set()
+    while processes := find_processes(head):  # again: some may have started meanwhile
+        ended |= {process.pid for process in processes}
+        _end(processes[:1])  # Ray ends its own processes in good order then,
+        _end(processes[1:])  # but not what jobs have started
     state_file().unlink(missing_ok=True)
     _forget_address(head)
-    return len(members)
+    return len(ended)
 
 
-def _session_of(process: psutil.Process) -> int | None:
-    try:
-        return os.getsid(process.pid)
-    except (ProcessLookupError, PermissionError):
-        return None
+def _end(processes: list[psutil.Process]) -> None:
+    """Asks each to end, and kills those that have not after STOP_SECS. psutil checks that ids were not used again."""
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.terminate()
+    for process in psutil.wait_procs(processes, timeout=STOP_SECS)[1]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(processes, timeout=STOP_SECS)
 
 
 def _note() -> Path:
     """Where Ray notes the address of the newest head, and `ray job submit` without an address looks."""
-    return Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray" / "ray_current_cluster"
+    temporary = os.environ.get("RAY_TMPDIR") or (sys.platform == "linux" and os.environ.get("TMPDIR")) or "/tmp"
+    return Path(temporary) / "ray" / "ray_current_cluster"
 
 
 def _note_address(head: Head) -> None:
@@ -199,11 +220,9 @@ def _note_address(head: Head) -> None:
 
 def _forget_address(head: Head) -> None:
     """Removes the note, if it is of this head: the next `ray job submit` would wait for it in vain."""
-    try:
+    with contextlib.suppress(OSError):
         if _note().read_text().rpartition(":")[2] == head.address.rpartition(":")[2]:
             _note().unlink()
-    except OSError:
-        pass
 
 
 @dataclasses.dataclass(frozen=True)
