@@ -4,7 +4,7 @@ import io
 import struct
 from collections.abc import Iterator
 
-from tfds_builders.records.facts import BadImage, ImageFacts, NeedMore, exif_orientation, make_facts, need
+from tfds_builders.records.facts import BadImage, ImageFacts, NeedMore, describe, exif_orientation, make_facts, need
 
 
 def gif_blocks(data: bytes) -> Iterator[tuple[int, int, int]]:
@@ -17,7 +17,8 @@ def gif_blocks(data: bytes) -> Iterator[tuple[int, int, int]]:
     try:
         position = 13 + (3 << (data[10] & 7) + 1 if data[10] & 0x80 else 0)
         while True:
-            begin, introducer = position, data[position]
+            begin = position
+            introducer = data[position]
             if introducer == 0x3B:
                 yield introducer, begin, begin + 1
                 return
@@ -111,17 +112,23 @@ def inspect_tiff(data: bytes, size: int) -> ImageFacts:
 
     if len(data) < size:
         raise NeedMore(size)
+    if 42 in data[2:4]:  # not BigTIFF, 43; Pillow's message would not say that the directory is cut off
+        order = "<" if data[0] == 0x49 else ">"
+        (offset,) = struct.unpack_from(order + "I", data, 4)
+        (entries,) = struct.unpack_from(order + "H", data, offset)
+        if offset + 2 + 12 * entries > size:
+            raise BadImage("truncated", f"the TIFF file ends after {size} bytes, inside its directory")
     try:
         with Image.open(io.BytesIO(data), formats=["TIFF"]) as image:
             tags, mode, frames = image.tag_v2, image.mode, image.n_frames
             width, height, orientation = int(tags[256]), int(tags[257]), tags.get(274, 1)
             bits = int(max(tags.get(258, (1,))))
     except Image.DecompressionBombError as error:
-        raise BadImage("decompression_bomb", f"the TIFF header declares too many pixels: {error}") from None
+        raise BadImage("decompression_bomb", f"the TIFF header declares too many pixels: {describe(error)}") from None
     except MemoryError:  # says something about the machine, not about the file
         raise
     except Exception as error:  # Pillow raises a dozen types on damaged directories
-        raise BadImage("undecodable", f"the TIFF header cannot be read: {type(error).__name__}: {error}") from None
+        raise BadImage("undecodable", f"the TIFF header cannot be read: {describe(error)}") from None
     if mode.startswith("I;16"):
         mode, bits = "I;16", 16
     if mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "I;16"):

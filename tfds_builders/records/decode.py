@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
+from tfds_builders.records.facts import describe
 from tfds_builders.records.header import PNG_SIGNATURE, BadImage, ImageFacts, inspect
 
 if TYPE_CHECKING:
@@ -87,6 +88,7 @@ def _upright(data: bytes, facts: ImageFacts) -> Image.Image:
     try:
         with Image.open(io.BytesIO(data), formats=[facts.format]) as image:
             image.load()
+            image.info.pop("transparency", None)  # alpha is dropped; `convert` would warn about it
             if image.mode.startswith("I;16"):  # `convert` would clip at 255
                 high = (np.asarray(image) >> 8).astype(np.uint8)
                 rgb = Image.fromarray(high).convert("RGB")
@@ -96,7 +98,7 @@ def _upright(data: bytes, facts: ImageFacts) -> Image.Image:
         raise
     except Exception as error:  # Pillow raises a dozen types on damaged files
         code = "truncated" if "truncated" in str(error).lower() else "undecodable"
-        raise BadImage(code, f"the {facts.format} file cannot be decoded: {type(error).__name__}: {error}") from None
+        raise BadImage(code, f"the {facts.format} file cannot be decoded: {describe(error)}") from None
     # Pillow itself turns TIFF upright on loading.
     if facts.orientation != 1 and facts.format != "TIFF":
         rgb = rgb.transpose(_UPRIGHT[facts.orientation])

@@ -135,3 +135,9 @@ def exif_orientation(exif: bytes) -> int:
     except struct.error:
         return 1
     return 1
+
+
+def describe(error: Exception) -> str:
+    """Pillow's error in words that are the same in every run: some of its messages hold a memory address."""
+    message = str(error).partition(" <_io.BytesIO")[0].rstrip(".")
+    return f"{type(error).__name__}: {message}"
