@@ -43,6 +43,16 @@ def test_the_arrays_say_where_each_image_lies(dataset):
         assert payload[start : start + records.image_bytes[row]].endswith(b"IEND\xaeB`\x82")
 
 
+def test_parts_of_splits(dataset):
+    every = {split: dataset.select(split).ids() for split in ("train", "validation", "test")}
+    assert dataset.select("train[:25%]").ids() == every["train"][:6]
+    assert dataset.select("test[2:-1]").ids() == every["test"][2:-1]
+    assert dataset.select("train[-2:]+validation").ids() == every["train"][-2:] + every["validation"]
+    assert dataset.select("test[:50%]+test[50%:]").ids() == every["test"]
+    # The slice is taken first: a further selection does not move it.
+    assert dataset.select("train[:6]", only={"category": {"animals"}}).ids() == every["train"][0:6:3]
+
+
 def test_only_and_exclude(dataset):
     animals = dataset.select("train", only={"category": {"animals"}})
     assert set(animals.table["category"].to_pylist()) == {"animals"}
@@ -63,8 +73,8 @@ def test_a_further_split_scheme(tmp_path):
     dataset = load(directory)
     assert dataset.select("test", scheme="published").ids() == manifest["id"].to_pylist()[:3]
     assert len(dataset.select("train", scheme="published")) == 3
-    with pytest.raises(Refused, match="no split ''; it has: 'test', 'train'"):
-        dataset.select("", scheme="published")
+    with pytest.raises(Refused, match="no split 'validation'; it has: 'test', 'train'"):
+        dataset.select("validation", scheme="published")
     with pytest.raises(Refused, match="no split scheme 'balanced'; it has: 'published'"):
         dataset.select("train", scheme="balanced")
 
@@ -72,6 +82,10 @@ def test_a_further_split_scheme(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
+        ({"split": "train[5]"}, r"written NAME, or NAME\[START:STOP\].*Received: 'train\[5\]'"),
+        ({"split": "train+"}, "is written NAME"),
+        ({"split": "train[:1]"}, "both classes; all 1 records"),
+        ({"split": "test[3:2]"}, "no record in this selection"),
         ({"split": "holdout"}, "no split 'holdout'; it has: 'test', 'train', 'validation'"),
         ({"split": "train", "only": {"colour": {"red"}}}, "no column 'colour' .* it has: 'id', 'split', 'label', "),
         ({"split": "train", "exclude": {"category": {"animal"}}}, "category = 'animal'; there is: 'animals', 'obj"),

@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 
 from tfds_builders.records.errors import Refused
 from tfds_builders.records.schema import BUILD, LABELS, MANIFEST, SCHEME_PREFIX
+from trainers.subsplit import Part, parse
 
 DATASET_INFO = "dataset_info.json"
 TRAIN = "train"
@@ -33,7 +34,7 @@ class Records:
     """Some records of one dataset, in manifest order. Row r, 0 <= r < len, names the same record in every array.
 
     Attributes:
-      directory: where the shards lie.
+      directory: what the shards' names are relative to.
       table: the manifest's rows of these records.
     """
 
@@ -136,7 +137,7 @@ class Dataset:
         """The records of `split`, of them those with one of the `only` values and none of the `exclude` values.
 
         Args:
-          split: "train", "validation" or "test".
+          split: "train", "validation" or "test"; or an expression of them, "train[:10%]+validation".
           only, exclude: {column: values}; "real" and "fake" (or 0 and 1) in the column "label".
           scheme: name of a further split scheme of the manifest, instead of the split that was written.
 
@@ -147,10 +148,8 @@ class Dataset:
         if column not in self.table.column_names:
             schemes = [c.removeprefix(SCHEME_PREFIX) for c in self.table.column_names if c.startswith(SCHEME_PREFIX)]
             raise Refused(f"{self.name} has no split scheme {scheme!r}; it has: {_listed(schemes) or 'none'}.")
-        splits = sorted(self._values(column) - {""})  # "" is in none of them
-        if split not in splits:
-            raise Refused(f"{self.name} has no split {split!r}; it has: {_listed(splits)}.")
-        kept = pc.equal(self.table[column], split)
+        parts = self._parts(split, column)
+        kept = self._is_in(parts, column)
         for column, values in (only or {}).items():
             kept = pc.and_(kept, self._is_one_of(column, values))
         for column, values in (exclude or {}).items():
@@ -160,12 +159,30 @@ class Dataset:
         selection = f"split {split!r}, only {dict(only or {})}, exclude {dict(exclude or {})}"
         if not len(records):
             raise Refused(f"{self.name} has no record in this selection: {selection}. Select less strictly.")
-        if split == TRAIN and len(classes := np.unique(records.labels)) < len(LABELS):
+        if any(part.split == TRAIN for part in parts) and len(classes := np.unique(records.labels)) < len(LABELS):
             raise Refused(
                 f"Training needs both classes; all {len(records)} records of {self.name} in this selection are "
                 f"{LABELS[classes[0]]!r}: {selection}. Select less strictly."
             )
         return records
+
+    def _parts(self, expression: str, column: str) -> list[Part]:
+        try:
+            parts = parse(expression)
+        except ValueError as error:
+            raise Refused(str(error)) from None
+        splits = sorted(self._values(column) - {""})  # "" is in none of them
+        for part in parts:
+            if part.split not in splits:
+                raise Refused(f"{self.name} has no split {part.split!r}; it has: {_listed(splits)}.")
+        return parts
+
+    def _is_in(self, parts: list[Part], column: str) -> pa.Array:
+        kept = np.zeros(self.table.num_rows, bool)
+        for part in parts:
+            rows = np.flatnonzero(pc.equal(self.table[column], part.split).to_numpy())
+            kept[rows[slice(*part.bounds(len(rows)))]] = True
+        return pa.array(kept)
 
     def _is_one_of(self, column: str, values: Collection) -> pa.ChunkedArray:
         selectable = [f.name for f in self.table.schema if pa.types.is_string(f.type) or pa.types.is_integer(f.type)]

@@ -13,6 +13,7 @@ Standard library and numpy only. No random generator of numpy's is used: their s
 
 import dataclasses
 import functools
+from collections.abc import Callable
 
 import numpy as np
 
@@ -33,27 +34,52 @@ def mix64(values: np.ndarray) -> np.ndarray:
         return z ^ (z >> np.uint64(31))
 
 
-def random_keys(num_keys: int, *seeds: int) -> np.ndarray:
-    """uint64 [num_keys]: all different, a pure function of the integers `seeds` (each taken modulo 2**64)."""
+def random_keys(places: np.ndarray, *seeds: int) -> np.ndarray:
+    """uint64 keys of the int64 `places`, same shape: a pure function of each place and of the integers `seeds`.
+
+    Different places have different keys. Each seed is taken modulo 2**64.
+    """
     state = np.zeros(1, np.uint64)
     for seed in seeds:
         state = mix64(state ^ np.uint64(seed % 2**64))
-    # Counters are spaced by the odd increment, as the generator does, so no two keys of one call can be equal.
+    # Counters are spaced by the odd increment, as the generator does, so no two keys can be equal.
     with np.errstate(over="ignore"):
-        return mix64(state + np.arange(num_keys, dtype=np.uint64) * _GAMMA)
+        return mix64(state + places.astype(np.uint64) * _GAMMA)
 
 
-def permutation(num_examples: int, seed: int, epoch: int) -> np.ndarray:
-    """int64 [num_examples]: the order of epoch `epoch`, a permutation of 0..num_examples-1."""
-    return np.argsort(random_keys(num_examples, seed, epoch), kind="stable").astype(np.int64)
+def permutation(num_examples: int, seed: int, epoch: int, *more: int) -> np.ndarray:
+    """int64 [num_examples]: the order of epoch `epoch`, a permutation of 0..num_examples-1.
+
+    `more` integers give further, independent permutations of the same epoch.
+    """
+    return np.argsort(random_keys(np.arange(num_examples), seed, epoch, *more), kind="stable").astype(np.int64)
 
 
-# Two epochs: a batch may reach over the end of one into the next. The arrays are shared, hence read-only.
-@functools.lru_cache(maxsize=4)
-def _cached_permutation(num_examples: int, seed: int, epoch: int) -> np.ndarray:
-    rows = permutation(num_examples, seed, epoch)
-    rows.flags.writeable = False
-    return rows
+class Epochs:
+    """Permutations of 0..num_rows-1 that follow one another for ever; the latest ones are kept."""
+
+    _NUM_KEPT = 3  # a batch may reach over the end of an epoch, and several threads draw batches at once
+
+    def __init__(self, num_rows: int, permutation_of: Callable[[int], np.ndarray]):
+        self._num_rows = num_rows
+        self._permutation_of = permutation_of
+        self._kept: dict[int, np.ndarray] = {}
+
+    def rows_at(self, places: np.ndarray) -> np.ndarray:
+        """int64 rows at the int64 `places` (>= 0) of the endless sequence, same shape."""
+        epochs, places = np.divmod(places, self._num_rows)
+        rows = np.empty_like(places)
+        for epoch in np.unique(epochs).tolist():
+            here = epochs == epoch
+            rows[here] = self._rows_of(epoch)[places[here]]
+        return rows
+
+    def _rows_of(self, epoch: int) -> np.ndarray:
+        rows = self._kept.get(epoch)
+        if rows is None:
+            rows = self._permutation_of(epoch)
+            self._kept = dict([*self._kept.items(), (epoch, rows)][-self._NUM_KEPT :])
+        return rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,12 +108,11 @@ class Order:
 
     def rows_at(self, positions: np.ndarray) -> np.ndarray:
         """int64 rows in 0..n-1 shown at the int64 `positions` (>= 0), same shape."""
-        epochs, places = np.divmod(positions, self.num_examples)
-        rows = np.empty_like(positions)
-        for epoch in np.unique(epochs):
-            here = epochs == epoch
-            rows[here] = _cached_permutation(self.num_examples, self.seed, int(epoch))[places[here]]
-        return rows
+        return self._epochs.rows_at(positions)
+
+    @functools.cached_property
+    def _epochs(self) -> Epochs:
+        return Epochs(self.num_examples, functools.partial(permutation, self.num_examples, self.seed))
 
     def batch(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """(rows int64 [B], positions int64 [B]) of global batch `step` (>= 0)."""

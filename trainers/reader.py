@@ -56,7 +56,7 @@ class RecordReader:
     def _where(self, row: int) -> str:
         records = self._records
         name = records.shard_names[records.shards[row]]
-        return f"{records.directory / name}, offset {records.offsets[row]}, id {records.ids([row])[0]!r}"
+        return f"{records.directory / name}, offset {records.offsets[row]}, id {records.ids(np.array([row]))[0]!r}"
 
     def _open_shard(self, shard: int) -> "_Shard":
         return _Shard(self._records.directory / self._records.shard_names[shard])

@@ -1,0 +1,55 @@
+"""Several built datasets as one.
+
+dataset = concatenate([load(directory) for directory in directories])
+train = dataset.select("train")                       # all training parts, one after the other
+order = mixed_order(train.table["dataset"], {"faces": 3, "ai_vs_human": 1}, 32, seed=0)
+"""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tfds_builders.records.errors import Refused
+from tfds_builders.records.schema import SCHEME_PREFIX
+from trainers.dataset import Dataset
+
+
+def concatenate(datasets: Sequence[Dataset]) -> Dataset:
+    """One dataset out of several, split by split in the given order; ids begin with the dataset's name.
+
+    The column "dataset" says where a record comes from. A split scheme that a dataset lacks leaves its records out.
+
+    Raises:
+      Refused: no dataset, or the same one twice.
+    """
+    names = [dataset.name for dataset in datasets]
+    if not names or len(set(names)) < len(names):
+        raise Refused(f"A mixture needs datasets of different names. Received: {names}. Name each once.")
+    directory = Path(os.path.commonpath([dataset.directory for dataset in datasets]))
+    tables = [_prefixed(dataset, dataset.directory.relative_to(directory).as_posix()) for dataset in datasets]
+    table = pa.concat_tables(tables, promote_options="default")
+    for index, field in enumerate(table.schema):
+        if field.name.startswith(SCHEME_PREFIX):
+            table = table.set_column(index, field, pc.fill_null(table[field.name], ""))
+    identity = "\n".join(f"{dataset.name} {dataset.fingerprint}" for dataset in datasets)
+    return Dataset(
+        directory=directory,
+        name="+".join(names),
+        version="+".join(dataset.version for dataset in datasets),
+        fingerprint=hashlib.sha256(identity.encode()).hexdigest(),
+        table=table,
+        build={"datasets": {dataset.name: dataset.build for dataset in datasets}},
+    )
+
+
+def _prefixed(dataset: Dataset, folder: str) -> pa.Table:
+    table = dataset.table
+    for column, prefix in (("id", dataset.name), ("shard", folder)):
+        if prefix != ".":
+            values = pc.binary_join_element_wise(prefix, table[column], "/")
+            table = table.set_column(table.column_names.index(column), column, values)
+    return table.append_column("dataset", pa.repeat(dataset.name, table.num_rows))
