@@ -232,6 +232,13 @@ _odd("png_transparent_colour.png", ("alpha",))(
 _odd("png_animated.png", ("animated",))(
     lambda: (encode(rgb(), "PNG", save_all=True, append_images=[Image.fromarray(rgb(seed=1))]), rgb())
 )
+# What generators leave behind: a workflow of megabytes, and a profile that is none. Pillow alone would refuse both.
+_odd("png_long_text.png")(
+    lambda: (insert(encode(rgb(), "PNG"), b"zTXt", b"workflow\0\0" + zlib.compress(bytes(3_000_000))), rgb())
+)
+_odd("png_broken_profile.png")(
+    lambda: (insert(encode(rgb(), "PNG"), b"iCCP", b"profile\0\0" + zlib.compress(bytes(3_000_000))), rgb())
+)
 _odd("png_trailing_bytes.png")(lambda: (encode(rgb(), "PNG") + b"rubbish", rgb()))
 
 

@@ -44,7 +44,7 @@ def test_odd_kinds_are_recognised(kind):
     assert inspect(odd.data).flags == odd.flags
 
 
-@pytest.mark.parametrize("kind", ODD)
+@pytest.mark.parametrize("kind", sorted(ODD.keys() - {"png_long_text", "png_broken_profile"}))  # which Pillow refuses
 def test_facts_agree_with_pillow(kind):
     data = ODD[kind]().data
     facts = inspect(data)

@@ -37,6 +37,7 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_PIXEL_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 _PAETH = 4  # PNG filter type
 _BLOCK_BYTES = 1 << 20  # of pixels filtered at a time, so that a huge image needs no huge temporary arrays
 
@@ -85,8 +86,9 @@ def decode_tensor(encoded: tf.Tensor) -> tf.Tensor:
 
 def _upright(data: bytes, facts: ImageFacts) -> Image.Image:
     """Decodes with Pillow: mode RGB, orientation applied."""
+    pixels = _without_metadata(data) if facts.format == "PNG" else data
     try:
-        with Image.open(io.BytesIO(data), formats=[facts.format]) as image:
+        with Image.open(io.BytesIO(pixels), formats=[facts.format]) as image:
             image.load()
             image.info.pop("transparency", None)  # alpha is dropped; `convert` would warn about it
             if image.mode.startswith("I;16"):  # `convert` would clip at 255
@@ -103,6 +105,17 @@ def _upright(data: bytes, facts: ImageFacts) -> Image.Image:
     if facts.orientation != 1 and facts.format != "TIFF":
         rgb = rgb.transpose(_UPRIGHT[facts.orientation])
     return rgb
+
+
+def _without_metadata(png: bytes) -> bytes:
+    """The PNG with only the chunks that its pixels need: Pillow refuses whole files for long texts or odd profiles."""
+    parts, begin = [PNG_SIGNATURE], len(PNG_SIGNATURE)
+    while begin < len(png):
+        end = begin + 12 + int.from_bytes(png[begin : begin + 4])
+        if png[begin + 4 : begin + 8] in _PIXEL_CHUNKS:
+            parts.append(png[begin:end])
+        begin = end
+    return b"".join(parts)
 
 
 def encode_png(rgb: np.ndarray, compress: bool = True) -> bytes:
