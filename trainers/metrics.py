@@ -46,7 +46,7 @@ def summarise(predictions: pa.Table, threshold: float = 0.5, bootstrap: int = 10
     """
     labels, scores = _labels_and_scores(predictions)
     groups = _group_numbers(predictions)
-    summary = {"n": len(labels), "real": int(np.sum(labels == 0)), "fake": int(np.sum(labels == 1))}
+    summary: Summary = {"n": len(labels), "real": int(np.sum(labels == 0)), "fake": int(np.sum(labels == 1))}
     summary |= {"groups": int(groups.max()) + 1 if len(groups) else 0, "threshold": threshold}
     summary |= _at_threshold(labels, scores, threshold)
     summary |= _over_thresholds(labels, scores)
@@ -111,11 +111,10 @@ def _at_threshold(labels: np.ndarray, scores: np.ndarray, threshold: float) -> S
     fake_as_real, fake_as_fake = int(np.sum(fake & ~called_fake)), int(np.sum(fake & called_fake))
     recall_real = _ratio(real_as_real, real_as_real + real_as_fake)
     recall_fake = _ratio(fake_as_fake, fake_as_real + fake_as_fake)
-    defined = recall_real is not None and recall_fake is not None
     return {
         "confusion": [[real_as_real, real_as_fake], [fake_as_real, fake_as_fake]],
         "accuracy": _ratio(real_as_real + fake_as_fake, len(labels)),
-        "balanced_accuracy": (recall_real + recall_fake) / 2 if defined else None,
+        "balanced_accuracy": None if recall_real is None or recall_fake is None else (recall_real + recall_fake) / 2,
         "precision_real": _ratio(real_as_real, real_as_real + fake_as_real),
         "precision_fake": _ratio(fake_as_fake, fake_as_fake + real_as_fake),
         "recall_real": recall_real,

@@ -43,14 +43,15 @@ def copy_decoder(directory: Path) -> Path:
 
 def _with_imports(module: str, directory: Path, prefix: str = "tfds_builders.records.") -> set[str]:
     """`module` and every module of its package that it imports, directly or not."""
-    found, waiting = set(), [module]
+    found: set[str] = set()
+    waiting = [module]
     while waiting:
         name = waiting.pop()
         if name in found:
             continue
         found.add(name)
         for node in ast.walk(ast.parse((directory / f"{name}.py").read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(prefix):
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith(prefix):
                 waiting.append(node.module.removeprefix(prefix))
     return found
 

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from tfds_builders.records.schema import LABELS
@@ -31,7 +32,7 @@ _CURVES = {
     "auc": "area under the ROC curve",
 }
 DOTS_PER_INCH = 150
-_STYLE = {
+_STYLE: Any = {  # not a dict[str, Any]: Matplotlib's types want its own literals
     "font.size": 11,
     "axes.titlesize": 13,
     "axes.titlelocation": "left",
@@ -103,9 +104,7 @@ def build_figures(
 
 def _new_figure(width: float, height: float) -> Figure:
     """A figure of so many inches whose parts never overlap."""
-    figure = Figure(figsize=(width, height), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12)
-    return figure
+    return Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12))
 
 
 def _say_undefined(axes: Axes, what: str) -> None:
@@ -135,7 +134,7 @@ def draw_confusion(axes: Axes, summary: metrics.Summary) -> None:
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     for (row, column), count in np.ndenumerate(counts):
         share = f"{shares[row, column]:.1%} of {LABELS[row]}" if totals[row, 0] else f"there is no {LABELS[row]}"
-        at = {"ha": "center", "color": "white" if shares[row, column] > 0.6 else "black"}
+        at: dict[str, Any] = {"ha": "center", "color": "white" if shares[row, column] > 0.6 else "black"}
         axes.text(column, row, f"{count:,}", va="bottom", fontsize=20, **at)
         axes.text(column, row, share, va="top", **at)
     axes.set_xticks(range(len(LABELS)), [f"called {label}" for label in LABELS])
@@ -204,11 +203,16 @@ def draw_per_class(axes: Axes, summary: metrics.Summary) -> None:
 
 def draw_scores(axes: Axes, labels: np.ndarray, scores: np.ndarray, summary: metrics.Summary) -> None:
     """How P(fake) is spread over each class."""
-    bins = np.linspace(0, 1, 41)
+    bins = np.linspace(0, 1, 41).tolist()
     for label, (name, colour) in enumerate(zip(LABELS, COLOURS, strict=True)):
         chosen = scores[labels == label]
         shares = np.full(len(chosen), 1 / max(len(chosen), 1))
-        style = {"histtype": "stepfilled", "facecolor": f"{colour}70", "edgecolor": colour, "linewidth": 1.5}
+        style: dict[str, Any] = {
+            "histtype": "stepfilled",
+            "facecolor": f"{colour}70",
+            "edgecolor": colour,
+            "linewidth": 1.5,
+        }
         axes.hist(chosen, bins, weights=shares, label=f"{name}: {len(chosen):,} images", **style)
     axes.axvline(
         summary["threshold"], linestyle="--", color="black", linewidth=1.2, label=f"threshold {summary['threshold']:g}"
