@@ -76,7 +76,7 @@ def finished_jobs(folder: Path) -> dict[str, set[str]]:
     return {path.name: {file.name for file in path.iterdir()} for path in (folder / "home" / "jobs").glob("*")}
 
 
-RESULTS = {"model.keras", "history.json", "config.json", "predictions.parquet"}
+RESULTS = {"model.keras", "history.json", "predictions.parquet", "result.json"}
 
 
 def test_the_bare_command_trains_on_the_built_dataset(running, settings, tmp_path):
@@ -87,7 +87,7 @@ def test_the_bare_command_trains_on_the_built_dataset(running, settings, tmp_pat
     assert "succeeded" in run.stdout
     [name] = set(finished_jobs(settings)) - before
     assert finished_jobs(settings)[name] >= RESULTS
-    config = json.loads((settings / "home" / "jobs" / name / "config.json").read_text())
+    config = json.loads((settings / "home" / "jobs" / name / "config.json").read_text())["config"]
     assert (config["model"]["weights"], config["model"]["image_size"]) == ("none", 32)
 
 
