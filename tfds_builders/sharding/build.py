@@ -23,9 +23,9 @@ from tfds_builders.records.errors import Refused
 from tfds_builders.records.schema import BUILD, EXCLUDED, LABELS, LEDGER_SCHEMA, MANIFEST, QUARANTINE
 from tfds_builders.sharding.manifest import Excluded, Fingerprint, Listing, Record, list_records, scan_headers
 from tfds_builders.sharding.plan import Shard, plan_shards, write_plan
-from tfds_builders.sharding.staging import Staging
+from tfds_builders.sharding.staging import Staging, write_atomically
 from tfds_builders.sharding.workers import RayWorkers, ThisProcess, Workers
-from tfds_builders.sharding.writer import Done, create_progress, finished, read_tables, write_atomically, write_shard
+from tfds_builders.sharding.writer import Done, create_progress, finished, read_tables, write_shard
 
 # Below both, starting Ray costs more than the build.
 _TINY_FILES = 1000
@@ -73,18 +73,17 @@ def build(
     Raises:
       Refused: nothing found, one class only, too many bad files, a full disk, another build of the same version.
     """
-    _say(f"listing the source of {options.name}")
+    say(f"listing the source of {options.name}")
     listing = list_records(records)
-    num_found = listing.table.num_rows + listing.excluded.num_rows
     _check_classes(listing.table, "the source", options.name)
     key = _key(listing, options)
     staging = Staging.open(version_dir, key, target, options.start_anew)
-    is_tiny = num_found < _TINY_FILES and pc.sum(listing.table["size"]).as_py() < _TINY_BYTES
+    is_tiny = listing.table.num_rows < _TINY_FILES and pc.sum(listing.table["size"]).as_py() < _TINY_BYTES
     workers: Workers = ThisProcess() if is_tiny else RayWorkers()
     try:
-        shards = _plan(listing, assign_splits, options, staging.path, workers, num_found)
+        shards, num_found = _plan(listing, assign_splits, options, staging.path, workers)
         done = _write(shards, options, staging.path, workers)
-        summary = _account(listing, shards, done, options, staging.path)
+        summary = _account(listing, shards, done, options, staging.path, num_found)
     except OSError as error:
         staging.close()
         if error.errno != errno.ENOSPC:
@@ -98,7 +97,7 @@ def build(
     finally:
         workers.close()
     staging.hand_over([shard.name for shard in shards] + [MANIFEST, QUARANTINE, EXCLUDED, BUILD], target)
-    _say(
+    say(
         f"found {summary['found']} = written {summary['written']} + excluded {summary['excluded']} + quarantined "
         f"{summary['quarantined']}; fingerprint {summary['fingerprint'][:16]}"
     )
@@ -113,15 +112,21 @@ def _key(listing: Listing, options: Options) -> str:
 
 
 def _plan(
-    listing: Listing, assign_splits: AssignSplits, options: Options, folder: Path, workers: Workers, num_found: int
-) -> list[Shard]:
-    """Scans and plans, or finds the stored plan of the same listing."""
+    listing: Listing, assign_splits: AssignSplits, options: Options, folder: Path, workers: Workers
+) -> tuple[list[Shard], int]:
+    """Scans and plans, or finds the stored plan of the same listing.
+
+    Returns:
+      The shards, and how many files and frames of videos were found.
+    """
     stored = folder / "plan.json"
     if stored.exists():
-        _say("nothing of the source has changed: using the stored plan")
-        return [Shard(*shard) for shard in json.loads(stored.read_text())]
+        say("nothing of the source has changed: using the stored plan")
+        plan = json.loads(stored.read_text())
+        return [Shard(*shard) for shard in plan["shards"]], plan["found"]
     with _bar("scanning", listing.table.num_rows, "file") as bar:
-        scan = scan_headers(listing.table, workers, bar.update)
+        scan = scan_headers(listing.table, workers, bar.update, folder / "frames")
+    num_found = listing.table.num_rows + listing.excluded.num_rows + scan.num_added
     pq.write_table(scan.quarantined, folder / "scan.ledger")
     _check_budget(scan.quarantined.num_rows, num_found, options, folder / "scan.ledger")
     _check_classes(scan.table, "what passed the scan", options.name)
@@ -135,8 +140,8 @@ def _plan(
     shards = write_plan(
         folder / "plan.arrow", plan_shards(options.name, table, split, options.shard_config), table.schema
     )
-    write_atomically(stored, json.dumps(shards).encode())
-    return shards
+    write_atomically(stored, json.dumps({"shards": shards, "found": num_found}).encode())
+    return shards, num_found
 
 
 def _write(shards: list[Shard], options: Options, folder: Path, workers: Workers) -> dict[str, Done]:
@@ -147,7 +152,7 @@ def _write(shards: list[Shard], options: Options, folder: Path, workers: Workers
         if mark:
             done[shard.name] = mark
     if done:
-        _say(f"going on with an unfinished build: {len(done)} of {len(shards)} shards are there")
+        say(f"going on with an unfinished build: {len(done)} of {len(shards)} shards are there")
     missing = [shard for shard in shards if shard.name not in done]
     progress = create_progress(folder, len(shards))
     with _bar("writing", sum(shard.num_planned for shard in missing), "image") as bar:
@@ -169,14 +174,15 @@ def _write_named(folder: str, shard: Shard, validation: str) -> tuple[str, Done]
     return shard.name, write_shard(folder, shard, validation)
 
 
-def _account(listing: Listing, shards: list[Shard], done: dict[str, Done], options: Options, folder: Path) -> dict:
+def _account(
+    listing: Listing, shards: list[Shard], done: dict[str, Done], options: Options, folder: Path, num_found: int
+) -> dict:
     """Writes manifest, ledgers and build.json, and checks that nothing was lost."""
     ledger = pa.concat_tables([pq.read_table(folder / "scan.ledger"), *read_tables(folder, shards, ".ledger")])
     ledger = ledger.sort_by("id")
     pq.write_table(ledger, folder / QUARANTINE)
     excluded = pa.concat_tables([listing.excluded, pq.read_table(folder / "left_out.ledger")]).sort_by("id")
     pq.write_table(excluded, folder / EXCLUDED)
-    num_found = listing.table.num_rows + listing.excluded.num_rows
     _check_budget(ledger.num_rows, num_found, options, folder / QUARANTINE)
 
     fingerprint = Fingerprint(options.validation)
@@ -238,7 +244,7 @@ def _written_splits(shards: list[Shard], done: dict[str, Done]) -> list[WrittenS
 def _check_classes(table: pa.Table, where: str, name: str) -> None:
     if not table.num_rows:
         raise Refused(f"{name} needs images of both classes; {where} holds none. Check --manual_dir.")
-    found = [LABELS[label] for label in pc.unique(table["label"]).to_pylist()]
+    found = [LABELS[label] for label in pc.unique(table["label"]).to_pylist() if label >= 0] or ["unlabelled"]
     if len(found) < len(LABELS):
         raise Refused(
             f"{name} needs images of both classes, {' and '.join(LABELS)}; in {where} there are only {found[0]} ones. "
@@ -276,5 +282,6 @@ def _bar(what: str, total: int, unit: str) -> tqdm:
     return tqdm(total=total, desc=what, unit=f" {unit}s", smoothing=0.1, mininterval=0.5, file=sys.stderr)
 
 
-def _say(sentence: str) -> None:
+def say(sentence: str) -> None:
+    """One line to the person who runs the build."""
     print(f"realshard: {sentence}", file=sys.stderr, flush=True)

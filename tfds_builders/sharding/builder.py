@@ -10,19 +10,22 @@ that the engine is tested and measured against.
 """
 
 import os
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import tensorflow_datasets as tfds
 
 from tfds_builders.records.errors import Refused
 from tfds_builders.records.schema import LABELS
-from tfds_builders.sharding.build import Options, build
+from tfds_builders.sharding.build import Options, build, say
+from tfds_builders.sharding.harmonise import harmonise
 from tfds_builders.sharding.manifest import Excluded, Record, entries_of, list_records, scan_headers
 from tfds_builders.sharding.sources import Source, read
-from tfds_builders.sharding.splits import FRACTIONS, grouped, stratified
+from tfds_builders.sharding.splits import FRACTIONS, grouped, leaking_groups, stratified
 from tfds_builders.sharding.staging import Staging
 from tfds_builders.sharding.workers import ThisProcess
 
@@ -42,7 +45,7 @@ class ShardedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def assign_splits(self, scan: pa.Table) -> Mapping[str, np.ndarray]:
         """The written split and further schemes, from the scan's columns (rows sorted by id).
 
-        Here: 80/10/10, by group where every record has one, else stratified by label. Builders override it.
+        Here: 80/10/10, by group where there are groups, else stratified by label. Builders override it.
 
         Returns:
           {"split": object [n], "scheme_<name>": object [n], ...}; "" leaves a row out.
@@ -59,7 +62,8 @@ class ShardedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict:
         """Stock TFDS's way through the same files, one process: the reference."""
         listing = list_records(self.records(Source(self._manual_dir(dl_manager))))
-        scan = scan_headers(listing.table, ThisProcess(), lambda count: None)
+        self._frames = tempfile.TemporaryDirectory()  # removed with the builder
+        scan = scan_headers(listing.table, ThisProcess(), lambda count: None, Path(self._frames.name))
         split = self.assign_splits(scan.table)["split"]
         return {
             name: self._generate_examples(scan.table.filter(pa.array(split == name)))
@@ -69,8 +73,9 @@ class ShardedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     def _generate_examples(self, scan: pa.Table) -> Iterator[tuple[str, dict]]:
         said = scan.select(["label", "category", "group", "video"]).to_pylist()
-        for entry, row in zip(entries_of(scan), said, strict=True):
-            yield entry.id, {"image": read(entry), "id": entry.id, **row}
+        for entry, side, row in zip(entries_of(scan), scan["side"].to_pylist(), said, strict=True):
+            data = read(entry)
+            yield entry.id, {"image": harmonise(data, side) if side else data, "id": entry.id, **row}
 
     def _generate_splits(
         self, dl_manager: tfds.download.DownloadManager, download_config: tfds.download.DownloadConfig
@@ -150,18 +155,57 @@ def shared_features() -> tfds.features.FeaturesDict:
 
 
 def draw_splits(scan: pa.Table, fractions: Mapping[str, float], seed: int) -> np.ndarray:
-    """Split names, object [n]: by group where every record has one, else stratified by label.
+    """Split names, object [n]: by group where there are groups, else stratified by label.
+
+    Where some records have a group and others none, each of those others is a group of its own.
 
     Raises:
       Refused: too few images or groups to fill every split.
     """
     labels = scan["label"].to_numpy().astype(np.int64)
+    has_group = pc.not_equal(scan["group"], "")
     try:
-        if "" in scan["group"].unique().to_pylist():
+        if not pc.any(has_group).as_py():
             return stratified(labels, fractions, seed)
-        return grouped(scan["group"], labels, fractions, seed)
+        return grouped(pc.if_else(has_group, scan["group"], scan["id"]), labels, fractions, seed)
     except ValueError as error:
         raise Refused(f"{scan.num_rows} images cannot be split into {', '.join(fractions)}: {error}.") from None
+
+
+def given_splits(scan: pa.Table, fractions: Mapping[str, float], seed: int) -> np.ndarray:
+    """The splits that the source gives, object [n], completed where one is missing; drawn where it gives none.
+
+    What was given as test stays as it is, and what was held out stays held out:
+
+    - no test: the given validation images are halved into validation and test;
+    - no validation: it is drawn from the given training images, as large a part as `fractions` say;
+    - no train, or one name only: there is nothing to complete, and all images are split by `fractions`.
+
+    Raises:
+      Refused: too few images or groups to draw what is missing.
+    """
+    split = np.array(scan["given_split"].to_pylist(), dtype=object)
+    given = [name for name in fractions if (split == name).any()]
+    if "train" not in given or len(given) < 2:
+        say(f"splits are drawn; the source gives {' and '.join(given) or 'none'}")
+        return draw_splits(scan, fractions, seed)
+    if "test" not in given:
+        _draw_within(scan, split, "validation", {"validation": 0.5, "test": 0.5}, seed)
+        say("the source gives no test split: half of its validation images, of whole groups, become one")
+    elif "validation" not in given:
+        share = fractions["validation"] / (1 - fractions["test"])
+        _draw_within(scan, split, "train", {"train": 1 - share, "validation": share}, seed)
+        say(f"the source gives no validation split: {share:.3g} of its training images become one")
+    leaking = leaking_groups(scan["group"], split)
+    if leaking:
+        say(f"{len(leaking)} groups are in more than one of the given splits, {leaking[0]} for one: kept as given")
+    return split
+
+
+def _draw_within(scan: pa.Table, split: np.ndarray, name: str, fractions: Mapping[str, float], seed: int) -> None:
+    """Draws splits among the rows of split `name` alone, in place."""
+    rows = np.flatnonzero(split == name)
+    split[rows] = draw_splits(scan.take(pa.array(rows)), fractions, seed)
 
 
 def _validation() -> str:

@@ -2,7 +2,7 @@
 
 listing = list_records(builder.records(list_entries(manual_dir)))   names and sizes only
 listing.key                                                        changes when anything of it does
-scan = scan_headers(listing, workers)
+scan = scan_headers(listing.table, workers, advance, frames_dir)
 scan.table        SCAN_SCHEMA, one row a record with a good header, sorted by id
 scan.quarantined  LEDGER_SCHEMA, what cannot be read or is no image by its header
 """
@@ -11,6 +11,7 @@ import hashlib
 import struct
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
+from pathlib import Path
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -19,10 +20,12 @@ import pyarrow.compute as pc
 from tfds_builders.records.header import BadImage, ImageFacts, NeedMore, extension_flag, inspect
 from tfds_builders.records.schema import LEDGER_SCHEMA, MANIFEST_SCHEMA, SCHEME_PREFIX
 from tfds_builders.sharding.sources import Entry, read
+from tfds_builders.sharding.video import frames_of
 from tfds_builders.sharding.workers import Workers
 
 _PREFIX_BYTES = 4096  # holds the header of nearly every JPEG and of every PNG; more is read when it does not
 _CHUNK_RECORDS = 4096  # of one task of the scan
+_CHUNK_VIDEOS = 8  # a video takes a thousand times longer than a file's header
 
 ENTRY_SCHEMA = pa.schema(
     [
@@ -40,7 +43,13 @@ ENTRY_SCHEMA = pa.schema(
 _SAID = ("label", "category", "group", "video", "generator")
 _FACTS = ("width", "height", "mode", "orientation", "flags", "source_format")
 LISTING_SCHEMA = pa.schema(
-    [*ENTRY_SCHEMA, *(MANIFEST_SCHEMA.field(name) for name in _SAID), ("given_split", pa.string())]
+    [
+        *ENTRY_SCHEMA,
+        *(MANIFEST_SCHEMA.field(name) for name in _SAID),
+        ("given_split", pa.string()),
+        ("frames", pa.int32()),
+        ("side", pa.int32()),
+    ]
 )
 _FINGERPRINTED = ("id", "sha256", "label", "split", "category", "group", "video", "generator")
 SCAN_SCHEMA = pa.schema([*LISTING_SCHEMA, *(MANIFEST_SCHEMA.field(name) for name in _FACTS)])
@@ -56,6 +65,8 @@ class Record(NamedTuple):
     video: str = ""
     generator: str = ""
     split: str = ""  # as given by the source; "" if splits are to be drawn
+    frames: int = 0  # of a video: how many frames to take (`video.choose_frames`); 0 for an image
+    side: int = 0  # in pixels: store the image re-encoded as a square of this side (`harmonise`); 0: as it is
 
 
 class Excluded(NamedTuple):
@@ -79,6 +90,7 @@ class Scan(NamedTuple):
 
     table: pa.Table  # SCAN_SCHEMA, sorted by id
     quarantined: pa.Table  # LEDGER_SCHEMA, sorted by id
+    num_added: int  # rows more than the listing has: frames of videos
 
 
 def list_records(records: Iterable[Record | Excluded]) -> Listing:
@@ -112,18 +124,22 @@ def list_records(records: Iterable[Record | Excluded]) -> Listing:
     )
 
 
-def scan_headers(listing: pa.Table, workers: Workers, advance: Callable[[int], object]) -> Scan:
+def scan_headers(listing: pa.Table, workers: Workers, advance: Callable[[int], object], frames_dir: Path) -> Scan:
     """Reads the header of every file, in parallel; `advance` is told how many more files are done.
 
+    The frames taken from videos are put into `frames_dir`, as PNG files, and stand for the video from then on.
     Groups come from the file names where the builder knows of none (`with_photograph_groups`).
     Two records of one id cannot both be kept: the later one is quarantined as `duplicate_id`.
     """
     tables, bad = [SCAN_SCHEMA.empty_table()], [LEDGER_SCHEMA.empty_table()]
-    chunks = listing.to_batches(max_chunksize=_CHUNK_RECORDS)
-    for good_rows, bad_rows in workers.map(scan_chunk, ((chunk,) for chunk in chunks)):
+    num_added = 0
+    has_videos = pc.any(pc.not_equal(listing["frames"], 0)).as_py()
+    chunks = listing.to_batches(max_chunksize=_CHUNK_VIDEOS if has_videos else _CHUNK_RECORDS)
+    for good_rows, bad_rows, num_files in workers.map(scan_chunk, ((chunk, str(frames_dir)) for chunk in chunks)):
         tables.append(good_rows)
         bad.append(bad_rows)
-        advance(good_rows.num_rows + bad_rows.num_rows)
+        advance(num_files)
+        num_added += good_rows.num_rows + bad_rows.num_rows - num_files
     # The tie-break makes the outcome independent of which task finished first.
     by_name = [("id", "ascending"), ("container", "ascending"), ("offset", "ascending")]
     table = pa.concat_tables(tables).sort_by(by_name)
@@ -141,18 +157,24 @@ def scan_headers(listing: pa.Table, workers: Workers, advance: Callable[[int], o
             ]
             bad.append(pa.Table.from_pylist(rows, LEDGER_SCHEMA))
             table = table.filter(pc.invert(repeated))
-    return Scan(with_photograph_groups(table), pa.concat_tables(bad).sort_by("id"))
+    return Scan(with_photograph_groups(table), pa.concat_tables(bad).sort_by("id"), num_added)
 
 
-def scan_chunk(listing: pa.RecordBatch) -> tuple[pa.Table, pa.Table]:
-    """Reads the headers of some files; returns the good rows (SCAN_SCHEMA) and the quarantined (LEDGER_SCHEMA)."""
+def scan_chunk(listing: pa.RecordBatch, frames_dir: str) -> tuple[pa.Table, pa.Table, int]:
+    """Reads the headers of some files.
+
+    Returns:
+      The good rows (SCAN_SCHEMA), the quarantined (LEDGER_SCHEMA), and of how many files these are.
+    """
+    num_files = listing.num_rows
+    if pc.any(pc.not_equal(listing["frames"], 0)).as_py():
+        listing = _with_frames(listing, Path(frames_dir))
     facts: list[ImageFacts] = []
     flags: list[list[str]] = []
     is_good: list[bool] = []
     bad = []
-    for entry, label, split in zip(
-        entries_of(listing), listing["label"].to_pylist(), listing["given_split"].to_pylist(), strict=True
-    ):
+    said = (listing[name].to_pylist() for name in ("label", "given_split", "frames"))
+    for entry, label, split, frames in zip(entries_of(listing), *said, strict=True):
         try:
             found = read_header(entry)
         except BadImage as error:
@@ -161,20 +183,31 @@ def scan_chunk(listing: pa.RecordBatch) -> tuple[pa.Table, pa.Table]:
         else:
             is_good.append(True)
             facts.append(found)
-            flags.append([*found.flags, *extension_flag(entry.id, found.format)])
+            flags.append([*found.flags, *extension_flag(entry.id, found.format), *(["video_frame"] if frames else [])])
     columns = {
         "width": [found.width for found in facts],
         "height": [found.height for found in facts],
         "mode": [found.mode for found in facts],
         "orientation": [found.orientation for found in facts],
         "flags": flags,
-        "source_format": [found.format for found in facts],
+        "source_format": [
+            "VIDEO" if "video_frame" in odd else found.format for found, odd in zip(facts, flags, strict=True)
+        ],
     }
     table = pa.Table.from_batches([listing]).filter(pa.array(is_good, pa.bool_()))
     for name in _FACTS:
         field = SCAN_SCHEMA.field(name)
         table = table.append_column(field, pa.array(columns[name], field.type))
-    return table, pa.Table.from_pylist(bad, LEDGER_SCHEMA)
+    return table, pa.Table.from_pylist(bad, LEDGER_SCHEMA), num_files
+
+
+def _with_frames(listing: pa.RecordBatch, frames_dir: Path) -> pa.RecordBatch:
+    """Puts the frames taken from each video in its place."""
+    rows = []
+    for row, entry in zip(listing.to_pylist(), entries_of(listing), strict=True):
+        entries = frames_of(entry, row["frames"], frames_dir) if row["frames"] else [entry]
+        rows += [row | entry._asdict() for entry in entries]
+    return pa.RecordBatch.from_pylist(rows, LISTING_SCHEMA)
 
 
 def entries_of(rows: pa.RecordBatch | pa.Table) -> Iterator[Entry]:

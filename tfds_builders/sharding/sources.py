@@ -21,6 +21,7 @@ from tfds_builders.records.header import BadImage
 _ZIP_LOCAL_HEADER_BYTES = 30
 _ZIP_ENCRYPTED_FLAG = 0x1
 _DEFLATE_SLACK_BYTES = 1024  # what incompressible data and the code tables add to a beginning
+SLICE = -1  # method of an entry that is `size` bytes of the container, from `offset` on: an image in a shard
 _ZIP_EXTRA_SLACK_BYTES = 512  # a local header's extra field is rarely longer; read again when it is
 
 
@@ -28,12 +29,12 @@ class Entry(NamedTuple):
     """One file of a source."""
 
     id: str  # '/'-separated path in the source, valid UTF-8 (other bytes escaped as \\xNN)
-    container: str  # path of the zip that holds it; "" for a plain file
+    container: str  # path of the zip (or of the shard: SLICE) that holds it; "" for a plain file
     path: bytes  # of a plain file, as the file system spells it; of a member, its raw name
     size: int  # bytes, uncompressed
     offset: int  # of a member's local header in the zip; -1 for a plain file
     packed: int  # bytes stored in the zip; the size for a plain file
-    method: int  # zipfile.ZIP_STORED or ZIP_DEFLATED; 0 for a plain file
+    method: int  # zipfile.ZIP_STORED or ZIP_DEFLATED, or SLICE; 0 for a plain file
     stamp: int  # changes when the content may have: mtime in ns of a plain file, the member's crc32
     problem: str = ""  # why it must not be read: "reason: sentence"; "" for most
 
@@ -46,7 +47,7 @@ class Source:
     """
 
     def __init__(self, root: Path):
-        self._root = root
+        self.root = root
         self._archives = sorted(path for path in root.iterdir() if path.suffix.lower() == ".zip" and path.is_file())
 
     def entries(self) -> Iterator[Entry]:
@@ -54,7 +55,7 @@ class Source:
         for archive in self._archives:
             prefix = "" if len(self._archives) == 1 else f"{archive.stem}/"
             yield from _list_zip(archive, prefix)
-        top = os.fsencode(self._root)
+        top = os.fsencode(self.root)
         skip = {os.fsencode(path.name) for path in self._archives}
         yield from _list_folder(top, b"", {_identity(os.stat(top))}, skip)
 
@@ -63,7 +64,7 @@ class Source:
 
         It is looked for in the folder, then in each archive.
         """
-        path = self._root / name
+        path = self.root / name
         if path.is_file():
             return path.read_bytes()
         for archive in self._archives:
@@ -71,6 +72,11 @@ class Source:
                 if name in opened.namelist():
                     return opened.read(name)
         return None
+
+
+def absent(id: str, sentence: str) -> Entry:
+    """Stands for a file that is named somewhere and is not there: it goes to the ledger as `missing_file`."""
+    return Entry(id, "", b"", 0, -1, 0, zipfile.ZIP_STORED, 0, f"missing_file: {sentence}")
 
 
 def _identity(status: os.stat_result) -> tuple[int, int]:
@@ -147,6 +153,9 @@ def read(entry: Entry, limit: int | None = None) -> bytes:
         reason, _, sentence = entry.problem.partition(": ")
         raise BadImage(reason, sentence)
     try:
+        if entry.method == SLICE:
+            with open(entry.container, "rb", buffering=0) as container:
+                return os.pread(container.fileno(), entry.size if limit is None else limit, entry.offset)[: entry.size]
         if entry.offset < 0:
             fd = os.open(entry.path, os.O_RDONLY)
             try:

@@ -10,6 +10,7 @@ lives there until the end.
 import fcntl
 import os
 import shutil
+import uuid
 from pathlib import Path
 
 from tfds_builders.records.errors import Refused
@@ -72,3 +73,10 @@ class Staging:
     def close(self) -> None:
         """Gives the lock back; the folder stays for the next run of the same build."""
         os.close(self._lock)
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Writes a small file such that it is either there whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    temporary.write_bytes(data)
+    os.rename(temporary, path)

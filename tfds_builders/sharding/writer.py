@@ -15,16 +15,19 @@ from typing import NamedTuple
 import google_crc32c
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tfds_builders.records.decode import to_png
 from tfds_builders.records.example import serialise
 from tfds_builders.records.framing import frame
-from tfds_builders.records.header import BadImage, ImageFacts
+from tfds_builders.records.header import BadImage, ImageFacts, inspect
 from tfds_builders.records.schema import LEDGER_SCHEMA, MANIFEST_SCHEMA, SCHEME_PREFIX
+from tfds_builders.sharding.harmonise import harmonise
 from tfds_builders.sharding.manifest import entries_of, ledger_row
 from tfds_builders.sharding.plan import Shard, read_plan
 from tfds_builders.sharding.sources import Entry, read
+from tfds_builders.sharding.staging import write_atomically
 from tfds_builders.sharding.validate import validate
 
 _BUFFER_BYTES = 8 << 20  # written at once; larger buffers gain nothing
@@ -55,7 +58,9 @@ def write_shard(staging: str, shard: Shard, validation: str) -> Done:
     """
     folder = Path(staging)
     plan = read_plan(folder / "plan.arrow", shard.index)
-    labels, categories, groups, videos = (plan[name].to_pylist() for name in ("label", "category", "group", "video"))
+    labels, categories, groups, videos, sides = (
+        plan[name].to_pylist() for name in ("label", "category", "group", "video", "side")
+    )
     progress = open_progress(folder, mode="r+")
     counts = np.zeros(len(PROGRESS_COLUMNS), dtype=np.int64)
     stored: list[Stored] = []
@@ -67,7 +72,7 @@ def write_shard(staging: str, shard: Shard, validation: str) -> Done:
             data = None
             try:
                 data = read(entry)
-                image, facts = _checked(entry, data, validation)
+                image, facts, flags = _checked(entry, data, validation, sides[row])
             except BadImage as error:
                 digest = None if data is None else hashlib.sha256(data).digest()
                 ledger.append(ledger_row(error, shard.split, entry, labels[row], digest))
@@ -75,8 +80,9 @@ def write_shard(staging: str, shard: Shard, validation: str) -> Done:
                 continue
             payload = serialise(image, labels[row], entry.id, categories[row], groups[row], videos[row])
             framed = frame(payload)
-            digest = hashlib.sha256(data).digest()
-            stored.append(Stored(row, facts, digest, len(image), offset, len(framed), _position(image, payload)))
+            digest = hashlib.sha256(image if sides[row] else data).digest()
+            position = _position(image, payload)
+            stored.append(Stored(row, facts, flags, digest, len(image), offset, len(framed), position))
             output.write(framed)
             crc = google_crc32c.extend(crc, framed)
             offset += len(framed)
@@ -102,7 +108,8 @@ class Stored(NamedTuple):
     """One record that was written: its row of the plan, and what the manifest says besides."""
 
     row: int
-    facts: ImageFacts
+    facts: ImageFacts  # of the image as stored
+    flags: tuple[str, ...]
     sha256: bytes
     num_bytes: int
     offset: int
@@ -110,8 +117,8 @@ class Stored(NamedTuple):
     image_offset: int
 
 
-def _checked(entry: Entry, data: bytes, validation: str) -> tuple[bytes, ImageFacts]:
-    """The bytes to store, and what is known of the file.
+def _checked(entry: Entry, data: bytes, validation: str, side: int) -> tuple[bytes, ImageFacts, tuple[str, ...]]:
+    """The bytes to store, what is known of them, and what is odd about the file.
 
     Raises:
       BadImage: the bytes do not pass the validation, or have changed since the scan.
@@ -119,7 +126,13 @@ def _checked(entry: Entry, data: bytes, validation: str) -> tuple[bytes, ImageFa
     if len(data) != entry.size:
         raise BadImage("truncated", f"the file has {len(data)} bytes, {entry.size} when it was listed")
     facts = validate(data, validation)
-    return (data if facts.format in _STORED_FORMATS else to_png(data)), facts
+    if side:
+        image, flags = harmonise(data, side), ("harmonised",)
+    elif facts.format in _STORED_FORMATS:
+        return data, facts, facts.flags
+    else:
+        image, flags = to_png(data), (*facts.flags, "converted")
+    return image, inspect(image), flags
 
 
 def _position(image: bytes, payload: bytes) -> int:
@@ -131,25 +144,28 @@ def _position(image: bytes, payload: bytes) -> int:
 def _manifest(plan: pa.RecordBatch, shard: Shard, stored: list[Stored]) -> pa.Table:
     """The manifest rows of a shard: the plan's columns of the records written, and what was learnt on the way."""
     kept = plan.take(pa.array([record.row for record in stored], pa.int64()))
-    converted = [record.facts.format not in _STORED_FORMATS for record in stored]
-    # Flags of the name (wrong extension, ...) were found in the scan; those of the content here.
-    flags = [
-        sorted({*planned, *record.facts.flags, *(["converted"] if png else [])})
-        for planned, record, png in zip(kept["flags"].to_pylist(), stored, converted, strict=True)
-    ]
+    facts = [record.facts for record in stored]
     columns = {
         "split": [shard.split] * len(stored),
         "shard": [shard.name] * len(stored),
-        "flags": flags,
-        "format": ["PNG" if png else record.facts.format for record, png in zip(stored, converted, strict=True)],
-        # to_png has turned the pixels upright.
-        "orientation": [1 if png else record.facts.orientation for record, png in zip(stored, converted, strict=True)],
+        # Flags of the name (wrong extension, ...) were found in the scan; those of the content here.
+        "flags": [
+            sorted({*planned, *record.flags}) for planned, record in zip(kept["flags"].to_pylist(), stored, strict=True)
+        ],
+        "format": [image.format for image in facts],
+        "width": [image.width for image in facts],
+        "height": [image.height for image in facts],
+        "orientation": [image.orientation for image in facts],
         "sha256": [record.sha256 for record in stored],
         "bytes": [record.num_bytes for record in stored],
         "offset": [record.offset for record in stored],
         "length": [record.length for record in stored],
         "image_offset": [record.image_offset for record in stored],
     }
+    if pc.any(pc.not_equal(kept["side"], 0)).as_py():  # nothing of the file is left to tell of
+        columns["flags"] = [list(record.flags) for record in stored]
+        columns["mode"] = [image.mode for image in facts]
+        columns["source_format"] = columns["format"]
     schema = _manifest_schema(plan)
     return pa.table(
         [pa.array(columns[field.name], field.type) if field.name in columns else kept[field.name] for field in schema],
@@ -183,13 +199,6 @@ def create_progress(staging: Path, num_shards: int) -> np.ndarray:
 def open_progress(staging: Path, mode: str) -> np.ndarray:
     """Maps the progress file into memory."""
     return np.memmap(staging / "progress", dtype=np.int64, mode=mode).reshape(-1, len(PROGRESS_COLUMNS))
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Writes a small file such that it is either there whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    temporary.write_bytes(data)
-    os.rename(temporary, path)
 
 
 def read_tables(staging: Path, shards: list[Shard], suffix: str) -> Iterator[pa.Table]:
