@@ -14,10 +14,12 @@ from collections.abc import Callable
 import numpy as np
 from odd_images import (
     HEIGHT,
+    WIDTH,
     chunks,
     drop_segment,
     encode,
     insert,
+    interlaced_png,
     join,
     patch_sof,
     png_header,
@@ -70,6 +72,11 @@ def _without_later_scans() -> bytes:
     jpeg = encode(rgb(), "JPEG", progressive=True)
     second = jpeg.index(b"\xff\xda", jpeg.index(b"\xff\xda") + 2)
     return jpeg[: jpeg.rindex(b"\xff\xc4", 0, second)] + b"\xff\xd9"
+
+
+def _interlaced_without_last_row() -> bytes:
+    parts = chunks(interlaced_png(rgb()))
+    return join([parts[0], (b"IDAT", zlib.compress(zlib.decompress(parts[1][1])[: -3 * WIDTH - 1])), parts[2]])
 
 
 def _tiff_declaring(width: int, height: int) -> bytes:
@@ -147,6 +154,13 @@ _bad(
     "decode",
     lambda: png_with_stream(lambda stream: zlib.compress(zlib.decompress(stream)[:-500])),
 )
+_bad(
+    "png_taller_than_data.png",
+    "truncated",
+    "decode",
+    lambda: join([png_header(WIDTH, 2 * HEIGHT, 8, 2), *chunks(_png())[1:]]),
+)
+_bad("png_interlaced_cut.png", "truncated", "decode", _interlaced_without_last_row)
 _bad("png_stream_without_end.png", "truncated", "decode", lambda: png_with_stream(lambda stream: stream[:-4]))
 _bad(
     "png_unknown_filter.png",

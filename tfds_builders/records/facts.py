@@ -79,6 +79,7 @@ def make_facts(
     progressive: bool = False,
     plain: bool = False,
 ) -> ImageFacts:
+    """The facts with their flags; refuses sizes that must not be decoded. The arguments are ImageFacts' fields."""
     pixels = width * height
     if pixels <= 0:
         raise BadImage("undecodable", f"the {format} header declares an image of {width} x {height} pixels")
