@@ -39,6 +39,8 @@ def test_every_figure_equals_scikit_learns(pairs):
     assert summary["confusion"] == confusion.tolist()
     assert summary["accuracy"] == pytest.approx(reference.accuracy_score(labels, called), abs=1e-12)
     assert summary["log_loss"] == pytest.approx(reference.log_loss(labels, scores, labels=[0, 1]), abs=1e-9)
+    assert summary["mse"] == pytest.approx(reference.brier_score_loss(labels, scores, labels=[0, 1]), abs=1e-12)
+    assert summary["rmse"] == pytest.approx(summary["mse"] ** 0.5)
     options = {"labels": [0, 1], "average": None, "zero_division": np.nan}
     for name, function in (("precision", reference.precision_score), ("recall", reference.recall_score)):
         for label, expected in zip(("real", "fake"), function(labels, called, **options), strict=True):
@@ -52,8 +54,8 @@ def test_every_figure_equals_scikit_learns(pairs):
         expected = reference.balanced_accuracy_score(labels, called)
         assert summary["balanced_accuracy"] == pytest.approx(expected, abs=1e-12)
     else:
-        undefined = ("auc", "average_precision", "balanced_accuracy", "degenerate_because")
-        assert [summary[name] for name in undefined] == [None] * 4
+        undefined = ("auc", "average_precision", "balanced_accuracy", "eer", "tpr_at_fpr_1pct", "degenerate_because")
+        assert [summary[name] for name in undefined] == [None] * 6
     if summary["f1"] is not None:
         assert summary["f1"] == pytest.approx(reference.f1_score(labels, called, zero_division=0.0), abs=1e-12)
 
@@ -72,6 +74,10 @@ def test_figures_counted_by_hand():
     assert summary["balanced_accuracy"] == pytest.approx(7 / 12)
     assert summary["auc"] == pytest.approx(4 / 6)  # 0.3 beats one real of three, 0.8 all three
     assert (summary["n"], summary["real"], summary["fake"], summary["groups"]) == (5, 3, 2, 5)
+    assert (summary["tpr_at_fpr_1pct"], summary["tpr_at_fpr_01pct"]) == (0.5, 0.5)  # 0.8 before any real
+    assert summary["eer"] == pytest.approx(0.5)  # between 0.6 and 0.4, where the curve is flat
+    assert summary["mse"] == pytest.approx((0.1**2 + 0.4**2 + 0.6**2 + 0.7**2 + 0.2**2) / 5)
+    assert summary["ece"] == pytest.approx((0.1 + 0.4 + 0.6 + 0.7 + 0.2) / 5)  # every image in a bin of its own
     assert not summary["degenerate"]
 
 

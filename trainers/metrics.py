@@ -15,6 +15,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from trainers.calibration import expected_calibration_error
+from trainers.operating import equal_error_rate, tpr_at_fpr
+
 CONFIDENCE = 0.95
 CONSTANT_SPREAD = 1e-6  # scores this close together are one score: float32 noise around a constant
 
@@ -127,10 +130,17 @@ def _over_thresholds(labels: np.ndarray, scores: np.ndarray) -> Summary:
     from sklearn import metrics  # imports in a second: not before it is needed
 
     has_both = bool(labels.size) and labels.min() != labels.max()
+    mse = float(np.mean((scores - labels) ** 2)) if labels.size else None
     return {
         "auc": float(metrics.roc_auc_score(labels, scores)) if has_both else None,
         "average_precision": float(metrics.average_precision_score(labels, scores)) if has_both else None,
+        "eer": equal_error_rate(labels, scores),
+        "tpr_at_fpr_1pct": tpr_at_fpr(labels, scores, 0.01),
+        "tpr_at_fpr_01pct": tpr_at_fpr(labels, scores, 0.001),
         "log_loss": float(metrics.log_loss(labels, scores, labels=[0, 1])) if labels.size else None,
+        "mse": mse,
+        "rmse": None if mse is None else mse**0.5,
+        "ece": expected_calibration_error(labels, scores),
     }
 
 
