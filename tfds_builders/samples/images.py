@@ -1,0 +1,102 @@
+"""One sample image: a crop, re-synthesised or not, through one and the same camera and encoder.
+
+Everything about image number i follows from (seed, i) alone, so a corpus is the same however many processes make it.
+"""
+
+import io
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from tfds_builders.samples.generators import GENERATORS
+from tfds_builders.samples.photographs import PHOTOGRAPHS, Photograph, pixels_of
+
+_SCALES = (0.5, 1.6)  # pixels of the photograph per pixel of the sample
+_MIN_CONTRAST = 12  # standard deviation, of 255: a piece of clear sky shows nothing of how it was made
+_MAX_DRAWS = 20  # of a crop with contrast
+_QUALITIES = (80, 100)  # of the JPEG that every sample has been through
+_GRAIN = (0.004, 0.016)  # standard deviation of the sensor noise, of the range 0..1
+_MAX_GRAIN = 0.08
+_GRAIN_STEPS = 5
+
+
+class Sample(NamedTuple):
+    """One image and what is known of it."""
+
+    index: int
+    photograph: Photograph
+    label: int  # 0 real, 1 fake
+    generator: str  # "" for a real one
+    png: bytes
+
+
+def make_sample(index: int, num_images: int, seed: int, size: int) -> Sample:
+    """Makes sample `index` of `num_images`: even ones are real, odd ones fake; photographs and generators take turns.
+
+    Returns:
+      A sample whose `png` is a PNG file of size x size pixels.
+    """
+    random = np.random.default_rng([seed, index])
+    label, turn = index % 2, index // 2
+    photograph = PHOTOGRAPHS[_photograph_of(turn, (num_images + 1) // 2)]
+    crop = _crop(pixels_of(photograph), size, random)
+    quality = int(random.integers(_QUALITIES[0], _QUALITIES[1] + 1))
+    noise = random.normal(0, 1, crop.shape).astype(np.float32)
+    grain = float(random.uniform(*_GRAIN))
+    png = _expose(crop, noise, grain, quality)
+    if not label:
+        return Sample(index, photograph, label, "", png)
+    names = list(GENERATORS)
+    generator = names[int(random.integers(len(names)))]
+    fake = GENERATORS[generator](crop, random)
+    return Sample(index, photograph, label, generator, _expose_alike(fake, noise, grain, quality, len(png)))
+
+
+def _photograph_of(turn: int, num_turns: int) -> int:
+    """Shares the turns out over the photographs by the square root of their area: larger ones hold more crops."""
+    weights = np.sqrt([np.prod(pixels_of(photograph).shape[:2]) for photograph in PHOTOGRAPHS])
+    ends = np.cumsum(weights) / weights.sum() * num_turns
+    return int(np.searchsorted(ends, turn, side="right").clip(0, len(PHOTOGRAPHS) - 1))
+
+
+def _crop(photograph: np.ndarray, size: int, random: np.random.Generator) -> np.ndarray:
+    """A square at a random place and scale, not a flat one, resampled to size x size: float32 [size, size, 3], 0..1."""
+    height, width, _ = photograph.shape
+    low, high = np.log(_SCALES[0]), np.log(_SCALES[1])
+    for _ in range(_MAX_DRAWS):
+        side = int(min(round(size * np.exp(random.uniform(low, high))), height, width))
+        top, left = int(random.integers(0, height - side + 1)), int(random.integers(0, width - side + 1))
+        part = photograph[top : top + side, left : left + side]
+        if part.std() > _MIN_CONTRAST:
+            break
+    resized = Image.fromarray(part).resize((size, size), Image.Resampling.LANCZOS)
+    pixels = np.asarray(resized, np.float32) / 255
+    return pixels[:, ::-1] if random.random() < 0.5 else pixels
+
+
+def _expose(pixels: np.ndarray, noise: np.ndarray, grain: float, quality: int) -> bytes:
+    """Adds the sensor's noise, goes through JPEG and stores the result as PNG."""
+    exposed = np.clip(np.rint((pixels + grain * noise) * 255), 0, 255).astype(np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(exposed).save(file, "JPEG", quality=quality)
+    decoded = Image.open(io.BytesIO(file.getvalue()))
+    result = io.BytesIO()
+    decoded.save(result, "PNG", compress_level=3)
+    return result.getvalue()
+
+
+def _expose_alike(pixels: np.ndarray, noise: np.ndarray, grain: float, quality: int, num_bytes: int) -> bytes:
+    """As `_expose`, with as much noise as makes the file about as long as `num_bytes`.
+
+    Re-synthesis smooths, and smooth images make short files; a detector would learn the length of the file instead.
+    """
+    low, high = 0.0, _MAX_GRAIN
+    best = _expose(pixels, noise, grain, quality)
+    for _ in range(_GRAIN_STEPS):
+        if abs(len(best) - num_bytes) < 0.01 * num_bytes:
+            break
+        low, high = (grain, high) if len(best) < num_bytes else (low, grain)
+        grain = (low + high) / 2
+        best = _expose(pixels, noise, grain, quality)
+    return best
