@@ -37,16 +37,17 @@ def augment_uint8(image: tf.Tensor, config: Any, seed: int, position: tf.Tensor)
         image = tf.cond(up_down < 0.5, lambda: tf.reverse(image, [0]), lambda: image)
     if not (config.brightness or config.contrast or config.hue or config.saturation):
         return image
-    colours = tf.cast(image, tf.float32) / 255.0
+    # In levels 0..255: of these operations only brightness depends on the scale, and two passes are saved.
+    colours = tf.cast(image, tf.float32)
     if config.brightness:
-        colours += _around(0.0, config.brightness, brightness)
+        colours += 255.0 * _around(0.0, config.brightness, brightness)
     if config.contrast:
         colours = tf.image.adjust_contrast(colours, _around(1.0, config.contrast, contrast))
     if config.hue:
         colours = tf.image.adjust_hue(colours, _around(0.0, config.hue, hue))
     if config.saturation:
         colours = tf.image.adjust_saturation(colours, _around(1.0, config.saturation, saturation))
-    return tf.cast(tf.round(tf.clip_by_value(colours, 0.0, 1.0) * 255.0), tf.uint8)
+    return tf.cast(tf.clip_by_value(tf.round(colours), 0.0, 255.0), tf.uint8)
 
 
 def _around(centre: float, radius: float, draw: tf.Tensor) -> tf.Tensor:

@@ -12,6 +12,7 @@ One fixed order of operations, and why:
   5. batch: last, replica by replica, all of one shape; uint8 up to the model, a quarter of the bytes of float32.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from tfds_builders.records.pixels import decode_uint8, resize_uint8
 from trainers.augment import augment_uint8
 from trainers.dataset import Records
 from trainers.order import Order, batch_share, evaluation_rows, num_evaluation_steps
+from trainers.pixel_cache import PixelCache
 from trainers.reader import RecordReader
 
 # Records read in one Python call. CPU time an image (19 KB JPEG; read, decode, resize to 224): 673 us with 32 records a
@@ -41,6 +43,7 @@ def training_batches(
     num_workers: int = 1,
     replicas: int = 1,
     num_threads: int | None = None,
+    pixels: PixelCache | None = None,
 ) -> tf.data.Dataset:
     """Training batches of one worker, all full, in the order that `order` gives.
 
@@ -57,13 +60,15 @@ def training_batches(
       num_steps: steps until the dataset ends; None: it never does.
       worker, num_workers, replicas: which part of the global batch this worker takes and how it is cut up.
       num_threads: size of a thread pool for this dataset alone; None: TensorFlow's shared pool.
+      pixels: the decoded pixels of the same records, if there are any.
 
     Returns:
       Dataset of {"image": uint8 [b, image_size, image_size, 3], "label": float32 [b], "row": int64 [b],
       "position": int64 [b]}.
 
     Raises:
-      ValueError: the replicas do not divide the global batch, or the order is for another number of examples.
+      ValueError: the replicas do not divide the global batch, the order is for another number of examples, or the
+        pixels are of other records.
       tf.errors.OpError, while iterating: a damaged record; the message names shard, offset and id.
     """
     if order.num_examples != len(records):
@@ -74,15 +79,15 @@ def training_batches(
     def rows_of(step: int) -> tuple[np.ndarray, np.ndarray]:
         return order.worker_rows(first_step + step, worker, num_workers)
 
-    examples = _examples(records, rows_of, num_steps, share, "position", np.int64)
+    examples = _examples(records, pixels, image_size, rows_of, num_steps, share, "position", np.int64)
 
-    def pixels(example: dict) -> dict:
-        image = _pixels(example["image"], image_size)
+    def prepare(example: dict) -> dict:
+        image = _uint8(example["image"], image_size)
         if augment is not None:
             image = augment_uint8(image, augment, seed, example["position"])
         return example | {"image": image}
 
-    return _batched(examples, pixels, replica_batch, num_threads)
+    return _batched(examples, prepare, replica_batch, num_threads)
 
 
 def evaluation_batches(
@@ -94,6 +99,7 @@ def evaluation_batches(
     num_workers: int = 1,
     replicas: int = 1,
     num_threads: int | None = None,
+    pixels: PixelCache | None = None,
 ) -> tf.data.Dataset:
     """Batches that hold every record exactly once over all workers, in stored order, padded with mask 0 at the end.
 
@@ -102,7 +108,7 @@ def evaluation_batches(
 
     Args:
       batch_size: of one replica.
-      records, image_size, worker, num_workers, replicas, num_threads: as in `training_batches`.
+      records, image_size, worker, num_workers, replicas, num_threads, pixels: as in `training_batches`.
 
     Returns:
       Dataset of {"image": uint8 [batch_size, image_size, image_size, 3], "label": float32 [batch_size],
@@ -116,12 +122,12 @@ def evaluation_batches(
     def rows_of(step: int) -> tuple[np.ndarray, np.ndarray]:
         return evaluation_rows(step, len(records), batch_size, worker, num_workers, replicas)
 
-    examples = _examples(records, rows_of, num_steps, batch_size * replicas, "mask", np.float32)
+    examples = _examples(records, pixels, image_size, rows_of, num_steps, batch_size * replicas, "mask", np.float32)
 
-    def pixels(example: dict) -> dict:
-        return example | {"image": _pixels(example["image"], image_size)}
+    def prepare(example: dict) -> dict:
+        return example | {"image": _uint8(example["image"], image_size)}
 
-    return _batched(examples, pixels, batch_size, num_threads)
+    return _batched(examples, prepare, batch_size, num_threads)
 
 
 class BatchIterator:
@@ -153,13 +159,30 @@ class BatchIterator:
         self.iterator = None
 
 
-def _examples(records, rows_of, num_steps: int | None, share: int, extra: str, extra_dtype) -> tf.data.Dataset:
-    """Single encoded examples {"image": string, "label", "row", extra}, in order, read a chunk of steps at a time.
+def _examples(
+    records: Records,
+    pixels: PixelCache | None,
+    image_size: int,
+    rows_of: Callable[[int], tuple[np.ndarray, np.ndarray]],
+    num_steps: int | None,
+    share: int,
+    extra: str,
+    extra_dtype: type,
+) -> tf.data.Dataset:
+    """Single examples {"image", "label", "row", extra}, in order, read some steps at a time.
 
     Args:
       rows_of: step -> (rows int64 [share], extra [share]).
+
+    Returns:
+      "image" is a string, the encoded image, or with `pixels` uint8 [image_size, image_size, 3].
     """
-    reader = RecordReader(records)
+    image_shape: tuple[int, ...] = ()
+    read_images, image_type = RecordReader(records).images, tf.string
+    if pixels is not None:
+        pixels.check(records, image_size)
+        image_shape = (image_size, image_size, 3)
+        read_images, image_type = pixels.images, tf.uint8
     steps_per_chunk = max(1, _CHUNK_RECORDS // share)
     end = np.iinfo(np.int64).max if num_steps is None else num_steps
 
@@ -168,33 +191,34 @@ def _examples(records, rows_of, num_steps: int | None, share: int, extra: str, e
         parts = [rows_of(step) for step in steps]
         rows = np.concatenate([rows for rows, _ in parts])
         extras = np.concatenate([extra for _, extra in parts])
-        return reader.images(rows), records.labels[rows].astype(np.float32), rows, extras
+        return read_images(rows), records.labels[rows].astype(np.float32), rows, extras
 
     def read_chunk(first: tf.Tensor) -> dict:
         # stateful=False: what is read depends on `first` alone. A stateful call would be run one at a time when
         # deterministic operations are asked for.
-        types = (tf.string, tf.float32, tf.int64, tf.as_dtype(extra_dtype))
+        types = (image_type, tf.float32, tf.int64, tf.as_dtype(extra_dtype))
         values = tf.numpy_function(read, [first], types, stateful=False)
-        for value in values:
-            value.set_shape((None,))
+        for value, shape in zip(values, (image_shape, (), (), ()), strict=True):
+            value.set_shape((None, *shape))
         return dict(zip(("image", "label", "row", extra), values, strict=True))
 
     chunks = tf.data.Dataset.range(0, end, steps_per_chunk)
     return chunks.map(read_chunk, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).unbatch()
 
 
-def _pixels(encoded: tf.Tensor, image_size: int) -> tf.Tensor:
-    return resize_uint8(decode_uint8(encoded), image_size)
+def _uint8(image: tf.Tensor, image_size: int) -> tf.Tensor:
+    """The pixels of an encoded image; pixels stay what they are."""
+    return image if image.dtype == tf.uint8 else resize_uint8(decode_uint8(image), image_size)
 
 
-def _batched(examples: tf.data.Dataset, pixels, batch_size: int, num_threads: int | None) -> tf.data.Dataset:
+def _batched(examples: tf.data.Dataset, prepare: Callable, batch_size: int, num_threads: int | None) -> tf.data.Dataset:
     options = tf.data.Options()
     options.deterministic = True
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
     if num_threads is not None:
         options.threading.private_threadpool_size = num_threads
     return (
-        examples.map(pixels, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        examples.map(prepare, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
         .batch(batch_size, drop_remainder=True)
         .prefetch(tf.data.AUTOTUNE)
         .with_options(options)

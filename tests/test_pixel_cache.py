@@ -1,0 +1,177 @@
+"""Decoded pixels, made once."""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from small_dataset import write_dataset
+
+from tfds_builders.records.pixels import load_pixels
+from trainers import pixel_cache
+from trainers.config import AugmentConfig
+from trainers.dataset import load
+from trainers.inputs import BatchIterator, evaluation_batches, training_batches
+from trainers.order import Order
+from trainers.pixel_cache import Budget, cache_key, open_cache
+from trainers.reader import RecordReader
+
+SIZE = 24
+ON_DISK, IN_MEMORY = Budget(disk_bytes=2**30), Budget(memory_bytes=2**30)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    return load(write_dataset(tmp_path_factory.mktemp("data"), 70, num_shards=3))
+
+
+@pytest.fixture
+def records(dataset):
+    return dataset.select("train")
+
+
+def open_at(directory, records, budget=ON_DISK, **options):
+    return open_cache(records, "print", image_size=SIZE, directory=directory, budget=budget, **options)
+
+
+def batches_of(dataset):
+    with BatchIterator(dataset) as batches:
+        return [{name: value.numpy() for name, value in batch.items()} for batch in batches]
+
+
+@pytest.mark.parametrize("budget", [ON_DISK, IN_MEMORY])
+def test_the_cache_holds_the_pixels_of_the_images(tmp_path, records, budget):
+    cache = open_at(tmp_path / "cache", records, budget)
+    rows = np.array([69, 0, 33, 33])
+    for image, data in zip(cache.images(rows), RecordReader(records).images(rows), strict=True):
+        assert np.array_equal(image, load_pixels(data, SIZE))
+    assert (tmp_path / "cache").exists() == (budget == ON_DISK)
+
+
+@pytest.mark.parametrize("augment", [None, AugmentConfig()])
+def test_batches_are_the_same_with_and_without(tmp_path, records, augment):
+    cache = open_at(tmp_path, records)
+    options = {"image_size": SIZE, "num_workers": 2, "worker": 1}
+    order = Order(len(records), 6, 0)
+    for make in (
+        lambda **more: training_batches(records, order, seed=0, augment=augment, num_steps=30, **options, **more),
+        lambda **more: evaluation_batches(records, batch_size=8, **options, **more),
+    ):
+        for cached, decoded in zip(batches_of(make(pixels=cache)), batches_of(make()), strict=True):
+            assert all(np.array_equal(cached[name], value) for name, value in decoded.items())
+
+
+def test_it_is_made_once(tmp_path, records):
+    counts = []
+    first = open_at(tmp_path, records, advance=counts.append)
+    assert sum(counts) == 70
+    again = open_at(tmp_path, records, advance=counts.append)
+    assert sum(counts) == 70
+    assert np.array_equal(first.images(np.arange(70)), again.images(np.arange(70)))
+
+
+@pytest.mark.parametrize(
+    ("memory", "disk", "place"),
+    [(0, 0, None), (99, 99, None), (100, 0, "memory"), (99, 100, "disk"), (100, 100, "memory")],
+)
+def test_the_budget_chooses(memory, disk, place):
+    assert Budget(memory, disk).choose(100) == place
+
+
+def test_without_budget_nothing_is_made(tmp_path, records):
+    assert open_at(tmp_path / "cache", records, Budget(disk_bytes=70 * SIZE * SIZE * 3 - 1)) is None
+    assert not (tmp_path / "cache").exists()
+
+
+def test_caches_not_used_for_longest_make_room(tmp_path, dataset):
+    parts = [dataset.select(split) for split in ("train[:20]", "train[20:40]", "train[40:60]")]
+    budget = Budget(disk_bytes=2 * 20 * SIZE * SIZE * 3)  # two of the three
+    first, second = (open_at(tmp_path, part, budget) for part in parts[:2])
+    pixels = second.images(np.arange(20))
+    open_at(tmp_path, parts[0], budget)  # used again
+    third = open_at(tmp_path, parts[2], budget)
+    assert Path(first.source).exists()
+    assert Path(third.source).exists()
+    assert not Path(second.source).exists()
+    assert np.array_equal(second.images(np.arange(20)), pixels)  # whoever has it open keeps it
+
+
+def test_the_key_is_that_of_dataset_selection_and_size(dataset, records):
+    animals = dataset.select("train", only={"category": {"animals"}})
+    keys = {
+        cache_key(records, "a", 24),
+        cache_key(records, "b", 24),
+        cache_key(records, "a", 25),
+        cache_key(animals, "a", 24),
+    }
+    assert len(keys) == 4
+    assert cache_key(dataset.select("train"), "a", 24) in keys
+
+
+def damage(cache, row):
+    with Path(cache.source).open("r+b") as file:
+        file.seek(row * SIZE * SIZE * 3 + 100)
+        byte = file.read(1)
+        file.seek(-1, 1)
+        file.write(bytes([byte[0] ^ 1]))
+
+
+def test_a_flipped_bit_is_named(tmp_path, records):
+    cache = open_at(tmp_path, records)
+    damage(cache, 41)
+    assert len(cache.images(np.array([40, 42]))) == 2
+    with pytest.raises(ValueError, match=r"pixels\.u8, row 41, id 'train/fake/00041\.png': damaged pixels"):
+        cache.images(np.array([40, 41]))
+    with pytest.raises(tf.errors.OpError, match=r"row 41, id 'train/fake/00041\.png'"):
+        batches_of(evaluation_batches(records, image_size=SIZE, batch_size=8, pixels=cache))
+
+
+@pytest.mark.parametrize("damage", ["short", "missing", "unfinished"])
+def test_what_is_not_whole_is_made_again(tmp_path, records, damage):
+    whole = open_at(tmp_path, records).images(np.arange(70))
+    (folder,) = [path for path in tmp_path.iterdir() if path.is_dir()]
+    if damage == "short":
+        with (folder / pixel_cache.PIXELS).open("r+b") as file:
+            file.truncate(1000)
+    elif damage == "missing":
+        (folder / pixel_cache.INFO).unlink()
+    else:
+        folder.rename(folder.with_suffix(".unfinished"))  # as a killed process leaves it
+    assert np.array_equal(open_at(tmp_path, records).images(np.arange(70)), whole)
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == [folder.name]
+
+
+def test_a_damaged_record_leaves_no_cache(tmp_path):
+    records = load(write_dataset(tmp_path, 6, num_shards=1)).select("train")
+    shard = records.directory / records.shard_names[0]
+    data = bytearray(shard.read_bytes())
+    data[records.offsets[3] + 50] ^= 1
+    shard.write_bytes(data)
+    with pytest.raises(tf.errors.OpError, match=r"train/fake/00003\.png"):
+        open_at(tmp_path / "cache", records)
+    assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".lock"]
+
+
+def test_a_cache_of_other_records_or_size_is_refused(tmp_path, dataset, records):
+    cache = open_at(tmp_path, records)
+    with pytest.raises(ValueError, match="the same records at 24 pixels a side; 25 are asked for"):
+        evaluation_batches(records, image_size=25, batch_size=8, pixels=cache)
+    for other in (
+        dataset.select("train[:10]"),
+        dataset.select("train[1:]+train[:1]", exclude={"id": {records.ids()[3]}}),
+    ):
+        with pytest.raises(ValueError, match="other records at 24"):
+            evaluation_batches(other, image_size=SIZE, batch_size=8, pixels=cache)
+
+
+def test_of_two_that_ask_at_once_one_makes_it(tmp_path, dataset):
+    counts = []
+
+    def ask(_):
+        return open_at(tmp_path, dataset.select("train"), advance=counts.append).images(np.arange(70))
+
+    with ThreadPoolExecutor(2) as pool:  # the lock belongs to the open file, not to the process
+        first, second = pool.map(ask, range(2))
+    assert sum(counts) == 70
+    assert np.array_equal(first, second)

@@ -1,0 +1,199 @@
+"""Decoded and resized pixels, made once: for images that decode too slowly to feed a device.
+
+    cache = open_cache(records, fingerprint, image_size=224, directory=home() / "pixels", budget=Budget(disk_bytes=...))
+    training_batches(records, order, image_size=224, seed=0, pixels=cache)     # cache may be None: decode each time
+
+A cache on disk is one file of raw pixels, one record after the other, mapped into memory by all processes that use it;
+the operating system keeps as much of it in memory as there is room for. One in memory belongs to its process alone.
+Every row has a crc32c that is checked whenever it is read.
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import google_crc32c
+import numpy as np
+
+from trainers.dataset import Records
+
+VERSION = 1  # to be raised whenever the same record would give other pixels
+PIXELS, CHECKSUMS, INFO = "pixels.u8", "checksums.npy", "info.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Budget:
+    """How large caches may be, bytes; 0: none there. Memory is preferred."""
+
+    memory_bytes: int = 0  # of one cache
+    disk_bytes: int = 0  # of all caches in a directory together
+
+    def choose(self, num_bytes: int) -> str | None:
+        """ "memory", "disk", or None if `num_bytes` fit into neither."""
+        return "memory" if num_bytes <= self.memory_bytes else "disk" if num_bytes <= self.disk_bytes else None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PixelCache:
+    """The pixels of some records.
+
+    Attributes:
+      records: whose pixels; row r is theirs too.
+      pixels: uint8 [n, image_size, image_size, 3], RGB.
+      checksums: uint32 [n], crc32c of each row's bytes.
+      source: file name for messages.
+    """
+
+    records: Records
+    pixels: np.ndarray
+    checksums: np.ndarray
+    source: str
+
+    def check(self, records: Records, image_size: int) -> None:
+        """ValueError unless these are the pixels of `records` at `image_size`."""
+        held = self.records
+        same = len(held) == len(records) and all(
+            np.array_equal(ours, theirs)
+            for ours, theirs in ((held.shards, records.shards), (held.offsets, records.offsets))
+        )
+        if not same or self.pixels.shape[1] != image_size:
+            raise ValueError(
+                f"The pixel cache is of {'the same' if same else 'other'} records at {self.pixels.shape[1]} pixels a "
+                f"side; {image_size} are asked for. Open one for these records and this size."
+            )
+
+    def images(self, rows: np.ndarray) -> np.ndarray:
+        """uint8 [k, image_size, image_size, 3]: a copy of the pixels of `rows` (int64 [k]).
+
+        Raises:
+          ValueError: a checksum does not hold; the message names file, row and id.
+        """
+        images = np.empty((len(rows), *self.pixels.shape[1:]), np.uint8)
+        for image, row in zip(images, rows.tolist(), strict=True):
+            data = self.pixels[row].tobytes()  # the checksum's library takes bytes alone
+            if google_crc32c.value(data) != self.checksums[row]:
+                id = self.records.ids(np.array([row]))[0]
+                raise ValueError(
+                    f"{self.source}, row {row}, id {id!r}: damaged pixels, the checksum does not hold. "
+                    f"Delete the file: it will be made again."
+                )
+            image.reshape(-1)[...] = np.frombuffer(data, np.uint8)
+        return images
+
+
+def open_cache(
+    records: Records,
+    fingerprint: str,
+    *,
+    image_size: int,
+    directory: Path,
+    budget: Budget,
+    advance: Callable[[int], object] = lambda num_images: None,
+) -> PixelCache | None:
+    """The pixels of `records`, from an earlier run or made now; None if they do not fit the budget.
+
+    Of several processes that ask for one cache on disk at the same time, one makes it and the others wait.
+
+    Args:
+      records: all that will be read.
+      fingerprint: of their dataset.
+      image_size: side, pixels.
+      directory: where caches on disk are kept, each in a folder named after what it holds.
+      budget: for this cache.
+      advance: told how many more images are decoded, now and then.
+
+    Raises:
+      OSError: the disk is full, although the budget allowed for it.
+      tf.errors.OpError: a damaged record.
+    """
+    shape = (len(records), image_size, image_size, 3)
+    place = budget.choose(int(np.prod(shape, dtype=np.int64)))
+    if place is None:
+        return None
+    if place == "memory":
+        pixels = np.empty(shape, np.uint8)
+        return PixelCache(records, pixels, _fill(pixels, records, advance), "the pixel cache in memory")
+    key = cache_key(records, fingerprint, image_size)
+    folder = Path(directory) / key
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(folder.with_suffix(".lock")):
+        if not _is_whole(folder, shape):
+            _make_room(folder, budget.disk_bytes - int(np.prod(shape, dtype=np.int64)))
+            _make(folder, shape, records, advance)
+        os.utime(folder / INFO)  # the last use
+        pixels = np.memmap(folder / PIXELS, np.uint8, "r", shape=shape)
+        return PixelCache(records, pixels, np.load(folder / CHECKSUMS), str(folder / PIXELS))
+
+
+def cache_key(records: Records, fingerprint: str, image_size: int) -> str:
+    """32 hex digits that change with the dataset, the records that are selected, their order, and the size."""
+    digest = hashlib.sha256(f"pixels {VERSION} {fingerprint} {image_size} {records.shard_names}".encode())
+    for column in (records.shards, records.offsets):
+        digest.update(np.ascontiguousarray(column).data)
+    return digest.hexdigest()[:32]
+
+
+def _is_whole(folder: Path, shape: tuple[int, ...]) -> bool:
+    # info.json comes with the folder's one rename. A mapped file that is too short would kill the process (SIGBUS).
+    return (folder / INFO).is_file() and (folder / PIXELS).stat().st_size == np.prod(shape, dtype=np.int64)
+
+
+def _make_room(folder: Path, num_bytes: int) -> None:
+    """Removes the caches beside `folder` that were not used for longest, until the others fit into `num_bytes`.
+
+    One that is being made or opened stays; one that is mapped stays readable for those who mapped it.
+    """
+    others = [info.parent for info in folder.parent.glob(f"*/{INFO}") if info.parent.suffix != ".unfinished"]
+    sizes = {other: (other / PIXELS).stat().st_size for other in others if other != folder}
+    for other in sorted(sizes, key=lambda other: (other / INFO).stat().st_mtime_ns):
+        if sum(sizes.values()) <= num_bytes:
+            break
+        with contextlib.suppress(BlockingIOError), _locked(other.with_suffix(".lock"), fcntl.LOCK_NB):
+            shutil.rmtree(other)
+            del sizes[other]
+
+
+def _make(folder: Path, shape: tuple[int, ...], records: Records, advance: Callable[[int], object]) -> None:
+    unfinished = folder.with_suffix(".unfinished")
+    for leftover in (unfinished, folder):
+        shutil.rmtree(leftover, ignore_errors=True)
+    unfinished.mkdir()
+    try:
+        with (unfinished / PIXELS).open("wb") as file:  # a full disk is found now, not by a signal while mapped
+            os.posix_fallocate(file.fileno(), 0, int(np.prod(shape, dtype=np.int64)))
+        pixels = np.memmap(unfinished / PIXELS, np.uint8, "r+", shape=shape)
+        np.save(unfinished / CHECKSUMS, _fill(pixels, records, advance))
+        pixels.flush()
+        (unfinished / INFO).write_text(json.dumps({"version": VERSION, "shape": shape}))
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+    unfinished.rename(folder)
+
+
+def _fill(pixels: np.ndarray, records: Records, advance: Callable[[int], object]) -> np.ndarray:
+    """Decodes all records into `pixels`; returns their checksums, uint32 [n]."""
+    from trainers.inputs import BatchIterator, evaluation_batches
+
+    checksums = np.zeros(len(records), np.uint32)
+    with BatchIterator(evaluation_batches(records, image_size=pixels.shape[1], batch_size=64)) as batches:
+        for batch in batches:
+            is_real = batch["mask"].numpy() == 1
+            rows, images = batch["row"].numpy()[is_real], batch["image"].numpy()[is_real]
+            pixels[rows] = images
+            checksums[rows] = [google_crc32c.value(image.tobytes()) for image in images]
+            advance(len(rows))
+    return checksums
+
+
+@contextlib.contextmanager
+def _locked(path: Path, flags: int = 0) -> Iterator[None]:
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | flags)  # released with the file, also when the process dies
+        yield
