@@ -12,6 +12,7 @@ import pytest
 import small_model
 from small_model import FORMATS, IMAGE_SIZE, NAME, image_bytes
 
+from tfds_builders.records import pixels
 from tfds_builders.records.errors import Refused
 from tfds_builders.records.pixels import decode_uint8, load_pixels, resize_uint8
 from trainers import registry, tracking
@@ -168,16 +169,12 @@ STANDALONE = """
 import json, sys
 sys.meta_path = [finder for finder in sys.meta_path if "editable" not in repr(finder).lower()]
 sys.path = [path for path in sys.path if path not in {hidden!r}]
-try:
-    import tfds_builders
-    raise SystemExit("the repository can be imported: the test would prove nothing")
-except ImportError:
-    pass
 import mlflow, pandas
 model = mlflow.pyfunc.load_model({uri!r})
 answers = model.predict(pandas.DataFrame({{"image": [open({image!r}, "rb").read(), b"?"]}}))
-import tfds_builders
-print(json.dumps([answers["p_fake"].tolist(), tfds_builders.__file__, "trainers" in sys.modules]))
+(decoder,) = [name for name in sys.modules if name.startswith("realshard_decoder_") and "." not in name]
+project = [name for name in sys.modules if name.split(".")[0] in ("tfds_builders", "trainers")]
+print(json.dumps([answers["p_fake"].tolist(), sys.modules[decoder].__file__, project]))
 """
 
 
@@ -196,12 +193,24 @@ def test_a_registered_model_works_where_this_repository_is_unknown(registered, i
         timeout=120,
     )
     assert done.returncode == 0, done.stderr
-    (p_fake, unreadable), package, trainers_imported = json.loads(done.stdout.splitlines()[-1])
+    (p_fake, unreadable), decoder, project = json.loads(done.stdout.splitlines()[-1])
     expected = scores_of(registered.keras_file, [images[FORMATS.index("GIF")]])
     assert p_fake == pytest.approx(expected[0], abs=1e-6)
     assert unreadable is None
-    assert str(registered.home) in package
-    assert not trainers_imported
+    assert str(registered.home) in decoder
+    assert project == []
+
+
+def test_a_registered_model_keeps_its_decoder_when_the_projects_changes(registered, images, monkeypatch):
+    expected = scores_of(registered.keras_file, images)
+
+    def changed(*arguments):
+        raise AssertionError("the project's decoder was used, not the model's own")
+
+    for module, name in ((pixels, "load_pixels"), (pixels, "resize_uint8"), (pixels, "decode_rgb")):
+        monkeypatch.setattr(module, name, changed)
+    verdicts = registry.load_detector(CHAMPION).predict(images)
+    np.testing.assert_allclose([verdict.p_fake for verdict in verdicts], expected, atol=1e-6)
 
 
 @pytest.mark.parametrize(

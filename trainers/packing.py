@@ -1,9 +1,9 @@
 """What goes into a registered model besides the .keras file, and what it must agree with. Knows nothing of MLflow."""
 
 import ast
+import hashlib
 import importlib.metadata
 import json
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import numpy as np
 import tfds_builders
 from tfds_builders.records.pixels import load_pixels
 
+_RECORDS = "tfds_builders.records"
 _DECODER = "pixels"  # the module of tfds_builders.records that a registered model needs, with all that it imports
 _PACKAGES = ("mlflow", "tensorflow", "keras", "numpy", "pandas", "pillow")
 _BATCH_IMAGES = 32
@@ -27,21 +28,31 @@ def write_settings(path: Path, *, label_names: Sequence[str], threshold: float, 
     return path
 
 
-def copy_decoder(directory: Path) -> Path:
-    """Copies the decoder as a small `tfds_builders` package into `directory` and returns the package's folder.
+def copy_code(directory: Path) -> tuple[Path, Path]:
+    """Writes the code of a registered model into `directory`: its verdict.py, and the decoder as a package.
 
-    So the model turns bytes into the pixels it was trained on also where this repository is not installed.
+    The package's name holds a hash of its content. So a model turns bytes into the pixels it was trained on where this
+    repository is not installed, where a later version of it is, and beside models that came with other decoders.
+
+    Returns:
+      The file and the package's folder.
     """
-    source = Path(tfds_builders.__file__).parent
-    package = directory / "tfds_builders"
-    (package / "records").mkdir(parents=True)
-    shutil.copyfile(source / "__init__.py", package / "__init__.py")
-    for module in {"__init__", *_with_imports(_DECODER, source / "records")}:
-        shutil.copyfile(source / "records" / f"{module}.py", package / "records" / f"{module}.py")
-    return package
+    records = Path(tfds_builders.__file__).parent / "records"
+    sources = {name: (records / f"{name}.py").read_text("utf-8") for name in _with_imports(_DECODER, records)}
+    digest = hashlib.sha256(json.dumps(sources, sort_keys=True).encode()).hexdigest()
+    package = directory / f"realshard_decoder_{digest[:12]}"
+    package.mkdir()
+    sources["__init__"] = '"""How this model turns image files into pixels."""\n'
+    for name, source in sources.items():
+        (package / f"{name}.py").write_text(source.replace(_RECORDS, package.name), "utf-8")
+    verdict = directory / "verdict.py"
+    verdict.write_text(
+        Path(__file__).with_name("verdict.py").read_text("utf-8").replace(_RECORDS, package.name), "utf-8"
+    )
+    return verdict, package
 
 
-def _with_imports(module: str, directory: Path, prefix: str = "tfds_builders.records.") -> set[str]:
+def _with_imports(module: str, directory: Path) -> set[str]:
     """`module` and every module of its package that it imports, directly or not."""
     found: set[str] = set()
     waiting = [module]
@@ -51,8 +62,8 @@ def _with_imports(module: str, directory: Path, prefix: str = "tfds_builders.rec
             continue
         found.add(name)
         for node in ast.walk(ast.parse((directory / f"{name}.py").read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith(prefix):
-                waiting.append(node.module.removeprefix(prefix))
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith(f"{_RECORDS}."):
+                waiting.append(node.module.removeprefix(f"{_RECORDS}."))
     return found
 
 

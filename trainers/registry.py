@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import os
 import re
+import sys
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -66,6 +67,18 @@ def _store_for_all(uri: str) -> Iterator[Any]:
             os.environ.pop("MLFLOW_TRACKING_URI", None)
 
 
+@contextlib.contextmanager
+def _importable(package: Path) -> Iterator[None]:
+    # Forgotten afterwards, so that loading the model imports what was stored.
+    sys.path.insert(0, str(package.parent))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(package.parent))
+        for module in [name for name in sys.modules if name.split(".")[0] == package.name]:
+            del sys.modules[module]
+
+
 def register(
     run_id: str,
     keras_file: Path,
@@ -105,23 +118,25 @@ def register(
         settings = packing.write_settings(
             Path(temporary, "detector.json"), label_names=label_names, threshold=threshold, image_size=image_size
         )
+        verdict, decoder = packing.copy_code(Path(temporary))
         run = client.get_run(run_id)
         # Made here, since MLflow's fluent functions would put it into whatever experiment is active, not the run's.
         model_id = client.create_logged_model(
             run.info.experiment_id, registered_name, source_run_id=run_id, params=run.data.params
         ).model_id
         warnings.filterwarnings("ignore", message=".*input example was not provided")  # the signature is complete
-        model = mlflow.models.Model.log(
-            artifact_path=None,
-            flavor=mlflow.pyfunc,
-            run_id=run_id,
-            model_id=model_id,
-            python_model=str(Path(__file__).with_name("verdict.py")),
-            artifacts={"keras": str(keras_file), "detector": str(settings)},
-            code_paths=[str(packing.copy_decoder(Path(temporary)))],
-            signature=_signature(mlflow),
-            pip_requirements=packing.pip_requirements(),
-        )
+        with _importable(decoder):  # MLflow executes verdict.py before it has stored the decoder
+            model = mlflow.models.Model.log(
+                artifact_path=None,
+                flavor=mlflow.pyfunc,
+                run_id=run_id,
+                model_id=model_id,
+                python_model=str(verdict),
+                artifacts={"keras": str(keras_file), "detector": str(settings)},
+                code_paths=[str(decoder)],
+                signature=_signature(mlflow),
+                pip_requirements=packing.pip_requirements(),
+            )
         try:
             _ensure_agreement(Detector(mlflow.pyfunc.load_model(model.model_uri)), images, reference)
         except Exception:

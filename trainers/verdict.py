@@ -1,7 +1,7 @@
 """The registered model: encoded images in, verdicts out.
 
-MLflow stores this very file with the model and executes it when the model is loaded ("models from code"), also where
-this repository is not installed; the decoder it imports travels in the model's `code` folder.
+MLflow stores this file with the model and executes it when the model is loaded ("models from code"), also where this
+repository is not installed: the decoder travels in the model's `code` folder (packing.py).
 """
 
 import json
