@@ -10,7 +10,7 @@ import pyarrow as pa
 import tensorflow_datasets as tfds
 
 from tfds_builders.sharding.builder import ShardedBuilder
-from tfds_builders.sharding.layout import class_folder, has_image_suffix, is_system_file
+from tfds_builders.sharding.layout import class_folder, is_system_file, unlabelled
 from tfds_builders.sharding.manifest import Excluded, Record
 from tfds_builders.sharding.sources import Source
 from tfds_builders.sharding.splits import stratified
@@ -42,14 +42,12 @@ class Builder(ShardedBuilder):
         generators = _generators(source)
         for entry in source.entries():
             found = class_folder(entry.id)
-            if is_system_file(entry.id):
-                yield Excluded(entry, "system_file", "left in the folder by an operating system")
-            elif found is not None:
+            if found is None or is_system_file(entry.id):
+                yield from unlabelled(entry)
+            else:
                 above, label = found
                 category = above[-1] if above else _category_of_name(entry.id)
                 yield Record(entry, label, category=category, generator=generators.get(entry.id, ""))
-            elif has_image_suffix(entry.id):
-                yield Excluded(entry, "outside_layout", "an image that lies in no class folder")
 
     def assign_splits(self, scan: pa.Table) -> Mapping[str, np.ndarray]:
         """80/10/10, and the published 80/20 as scheme_published."""

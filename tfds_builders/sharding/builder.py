@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 import tensorflow_datasets as tfds
 
 from tfds_builders.records.errors import Refused
-from tfds_builders.records.schema import LABELS
+from tfds_builders.records.schema import LABELS, SPLITS
 from tfds_builders.sharding.build import Options, build, say
 from tfds_builders.sharding.harmonise import harmonise
 from tfds_builders.sharding.manifest import Excluded, Record, entries_of, list_records, scan_headers
@@ -67,8 +67,8 @@ class ShardedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         split = self.assign_splits(scan.table)["split"]
         return {
             name: self._generate_examples(scan.table.filter(pa.array(split == name)))
-            for name in dict.fromkeys(split.tolist())
-            if name
+            for name in SPLITS
+            if (split == name).any()
         }
 
     def _generate_examples(self, scan: pa.Table) -> Iterator[tuple[str, dict]]:

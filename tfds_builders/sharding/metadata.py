@@ -1,0 +1,126 @@
+"""Metadata that lies beside the images: which video is real, which is fake, and which one a fake was made from.
+
+videos = read_videos(source, is_metadata=lambda id: id.endswith("metadata.csv"))
+videos["aagfhgtpmv"].label, .original, .problem
+"""
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import PurePosixPath
+from typing import NamedTuple
+
+from tfds_builders.records.errors import Refused
+from tfds_builders.records.header import BadImage
+from tfds_builders.sharding.layout import has_image_suffix, label_of, split_of, unlabelled
+from tfds_builders.sharding.manifest import Excluded, Record
+from tfds_builders.sharding.sources import Entry, Source, read
+
+_NAME_COLUMNS = ("videoname", "filename", "video", "name", "file", "path", "")  # "": a CSV written with its index
+
+
+class Video(NamedTuple):
+    """What the metadata says of one video."""
+
+    label: int  # -1 if there is a problem
+    original: str  # name of the real video that a fake was made from, without suffix; "" if there is none
+    split: str  # "" if it says none that is known
+    problem: str = ""  # "reason: sentence"; "" for most
+
+
+def parse_csv(data: bytes) -> list[dict[str, str]]:
+    """The rows of a CSV file, column names in lower case. Bytes that are not UTF-8 are escaped as in ids."""
+    text = data.decode("utf-8", "backslashreplace").removeprefix("\ufeff")
+    reader = csv.reader(io.StringIO(text))
+    columns = [name.strip().lower() for name in next(reader, [])]
+    return [dict(zip(columns, row, strict=False)) for row in reader if row]
+
+
+def read_videos(source: Source, is_metadata: Callable[[str], bool]) -> dict[str, Video]:
+    """The metadata of all files that `is_metadata` accepts by their id, by the video's name without suffix.
+
+    JSON files hold {video: {"label", "original", "split"}}, CSV files one row a video with such columns. A video that
+    two of them label differently has the problem `contradicting_labels`; one with another label than real or fake has
+    `unknown_label`.
+
+    Raises:
+      Refused: no such file, or one that cannot be read as what its name says.
+    """
+    videos: dict[str, Video] = {}
+    num_files = 0
+    for entry in source.entries():
+        if not is_metadata(entry.id):
+            continue
+        num_files += 1
+        for name, row in _rows(entry):
+            video, before = _video(row), videos.get(name)
+            if before is not None and before.label != video.label:
+                sentence = "the metadata calls the video both real and fake"
+                video = video._replace(label=-1, problem=f"contradicting_labels: {sentence}")
+            elif before is not None:
+                video = before
+            videos[name] = video
+    if not num_files:
+        raise Refused(
+            "The metadata that tells real from fake is needed beside the images (metadata.csv, or JSON files); none "
+            "was found. Put it into --manual_dir too."
+        )
+    return videos
+
+
+def stem(name: str) -> str:
+    """A video's name: that of its file without folders and suffix, `aagfhgtpmv` for `videos/aagfhgtpmv.mp4`."""
+    name = PurePosixPath(name.strip().replace("\\", "/")).name
+    return name.rpartition(".")[0] if name.lower().endswith((".mp4", ".avi", ".mov")) else name
+
+
+def label_faces(
+    source: Source, videos: Mapping[str, Video], name_of: Callable[[str], str], found: set[str]
+) -> Iterator[Record | Excluded]:
+    """Describes images that were cut from videos: label from the metadata; the group is the original, or the video.
+
+    Args:
+      source: of the images.
+      videos: by name.
+      name_of: the name of the video that an image (its id) was cut from.
+      found: the names of the videos that have an image are added to it.
+    """
+    for entry in source.entries():
+        name = name_of(entry.id)
+        video = videos.get(name)
+        if video is not None and has_image_suffix(entry.id):
+            found.add(name)
+            entry = entry._replace(problem=entry.problem or video.problem)
+            yield Record(entry, video.label, group=video.original or name, video=name, split=video.split)
+        else:
+            yield from unlabelled(entry, "not_in_metadata", "an image of a video that the metadata does not name")
+
+
+def _rows(entry: Entry) -> Iterator[tuple[str, Mapping[str, str]]]:
+    """(video name, its columns) of one metadata file."""
+    try:
+        data = read(entry)
+        if entry.id.lower().endswith(".json"):
+            for name, row in json.loads(data).items():
+                yield stem(name), {key.lower(): str(value or "") for key, value in row.items()}
+            return
+        for row in parse_csv(data):
+            name = next(row[column] for column in _NAME_COLUMNS if column in row)
+            yield stem(name), row
+    except (BadImage, ValueError, AttributeError, StopIteration) as error:
+        raise Refused(
+            f"The metadata in {entry.id} cannot be read ({type(error).__name__}: {error}). It must be JSON, video -> "
+            "{label, original, split}, or CSV with columns for the video's name and its label. Download it again."
+        ) from None
+
+
+def _video(row: Mapping[str, str]) -> Video:
+    text = row.get("label", "")
+    label = label_of(text)
+    original = stem(row.get("original", ""))
+    original = "" if original.lower() in ("nan", "none", "null") else original
+    split = split_of(row.get("split", "")) or ""
+    if label is None:
+        return Video(-1, original, split, f"unknown_label: the metadata's label is {text!r}, neither real nor fake")
+    return Video(label, original, split)

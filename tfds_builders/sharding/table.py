@@ -1,0 +1,127 @@
+"""A CSV or Parquet file that lists images: path, label and, if it likes, split, group, category, generator.
+
+table = read_table(source)      None if the source holds no such file
+yield from table.records(source, group_of)
+"""
+
+import io
+import posixpath
+from collections.abc import Callable, Iterator, Mapping
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tfds_builders.records.errors import Refused
+from tfds_builders.records.header import BadImage
+from tfds_builders.sharding.build import say
+from tfds_builders.sharding.layout import FolderLayout, label_of, split_of, unlabelled
+from tfds_builders.sharding.manifest import Excluded, Record
+from tfds_builders.sharding.metadata import parse_csv
+from tfds_builders.sharding.sources import Entry, Source, absent, read
+
+_NEEDED = {"path", "label"}
+
+
+class ImageTable:
+    """The rows of all lists of a source, found by the paths that they name."""
+
+    def __init__(self) -> None:
+        self._rows: list[dict[str, str]] = []
+        self._keys: dict[str, int] = {}  # path -> row
+        self._problems: dict[int, str] = {}  # row -> "reason: sentence"
+        self.has_splits = False
+
+    def add(self, folder: str, row: Mapping[str, str]) -> None:
+        """Adds a row of a list that lies in `folder`: its paths begin there, or at the top of the source."""
+        path = row["path"]
+        number = len(self._rows)
+        self._rows.append(dict(row))
+        self.has_splits = self.has_splits or bool(row.get("split", "").strip())
+        # A backslash is a Windows separator, or a part of an escaped name: either may be meant.
+        for spelling in (path, path.replace("\\", "/")):
+            for key in (posixpath.normpath(posixpath.join(folder, spelling)), posixpath.normpath(spelling)):
+                before = self._keys.setdefault(key, number)
+                if before != number:
+                    self._repeated(before, row)
+
+    def _repeated(self, number: int, row: Mapping[str, str]) -> None:
+        for column in ("label", "split"):
+            if self._rows[number].get(column, "") != row.get(column, ""):
+                self._problems[number] = f"contradicting_{column}s: two rows of the list give different {column}s"
+
+    def records(self, source: Source, group_of: Callable[[str], str]) -> Iterator[Record | Excluded]:
+        """Describes the images: what the row says comes first, then what the folders and `group_of` say."""
+        layout = FolderLayout(entry.id for entry in source.entries())
+        named = set()
+        for entry in source.entries():
+            number = self._keys.get(entry.id)
+            if number is None:
+                yield from unlabelled(entry, "not_in_list", "an image that the list does not name")
+                continue
+            named.add(number)
+            yield self._record(entry, number, layout, group_of)
+        for number in sorted(set(self._keys.values()) - named):
+            entry = absent(self._rows[number]["path"], "the list names the file, but it is not there")
+            yield Record(entry, -1)
+
+    def _record(
+        self, entry: Entry, number: int, layout: FolderLayout, group_of: Callable[[str], str]
+    ) -> Record | Excluded:
+        row = self._rows[number]
+        place = layout.place(entry.id)
+        label, split = label_of(row["label"]), split_of(row.get("split", ""))
+        problem = entry.problem or self._problems.get(number, "")
+        if label is None:
+            problem = problem or f"unknown_label: the list's label is {row['label']!r}, neither real nor fake"
+        elif place is not None and layout.has_classes and place.label != label:
+            problem = problem or "contradicting_labels: the list says one class, the image lies in the other's folder"
+        if self.has_splits and not split:
+            if not row.get("split", "").strip():
+                return Excluded(entry, "outside_splits", "the list gives a split to other images, to this one none")
+            problem = problem or f"unknown_split: the list's split is {row['split']!r}"
+        return Record(
+            entry._replace(problem=problem),
+            -1 if problem or label is None else label,
+            category=row.get("category", "") or (place.category if place else ""),
+            group=row.get("group", "") or group_of(entry.id),
+            generator=row.get("generator", ""),
+            split=split or (place.split if place else ""),
+        )
+
+
+def read_table(source: Source) -> ImageTable | None:
+    """Reads every CSV and Parquet file that has columns path and label; None if there is none.
+
+    Raises:
+      Refused: a file that is named like one of these and cannot be read.
+    """
+    table, found = ImageTable(), []
+    for entry in source.entries():
+        if not entry.id.lower().endswith((".csv", ".parquet")):
+            continue
+        rows = _rows(entry)
+        if rows and rows[0].keys() >= _NEEDED:
+            found.append(entry.id)
+            for row in rows:
+                table.add(posixpath.dirname(entry.id), row)
+    if not found:
+        return None
+    say(f"labels come from {', '.join(found)}")
+    return table
+
+
+def _rows(entry: Entry) -> list[dict[str, str]]:
+    try:
+        data = read(entry)
+        if entry.id.lower().endswith(".csv"):
+            return parse_csv(data)
+        read_rows = pq.read_table(io.BytesIO(data))
+        columns = {name.lower(): read_rows[name] for name in read_rows.column_names}
+        if not columns.keys() >= _NEEDED:
+            return []
+        return [
+            {name: "" if value is None else str(value) for name, value in row.items()}
+            for row in pa.table(columns).to_pylist()
+        ]
+    except (BadImage, ValueError, pa.ArrowException) as error:
+        raise Refused(f"{entry.id} must be a CSV or Parquet file; it cannot be read as one: {error}.") from None
