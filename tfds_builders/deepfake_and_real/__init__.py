@@ -1,0 +1,1 @@
+"""Deepfake and real images (OpenForensics)."""

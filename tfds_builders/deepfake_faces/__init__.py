@@ -1,0 +1,1 @@
+"""Deepfake faces (DFDC), one of each video."""
