@@ -1,0 +1,1 @@
+"""Faces of the Deepfake Detection Challenge, in parts."""

@@ -1,0 +1,1 @@
+"""Anybody's own real and fake images."""
