@@ -1,0 +1,86 @@
+"""Celeb-DF: interviews of celebrities, and the same clips with the face of another one."""
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import PurePosixPath
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import tensorflow_datasets as tfds
+
+from tfds_builders.records.errors import Refused
+from tfds_builders.records.schema import LABELS
+from tfds_builders.sharding.builder import ShardedBuilder, draw_splits
+from tfds_builders.sharding.layout import contradiction, unlabelled
+from tfds_builders.sharding.manifest import Excluded, Record
+from tfds_builders.sharding.sources import Source
+from tfds_builders.sharding.video import RANDOM_FRAME
+
+FRACTIONS = {"train": 0.7, "validation": 0.15, "test": 0.15}
+DEFAULT_FRAMES = 10
+# id0_0003.mp4 is a clip of id0; id0_id16_0005.mp4 is one of id0 (the target) with the face of id16 (the source).
+_NAME = re.compile(r"(?P<target>id\d+)_(?:(?P<source>id\d+)_)?\d+\.mp4", re.IGNORECASE)
+_FOLDERS = {
+    "celeb-real": "real", "youtube-real": "real", "celeb-synthesis": "fake", "celebsynthesis": "fake",
+}  # fmt: skip
+
+
+class Builder(ShardedBuilder):
+    """DatasetBuilder for celeb_df."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    RELEASE_NOTES = {"1.0.0": "First version: frames of the videos, split 70/15/15 by identity."}
+    MANUAL_DOWNLOAD_INSTRUCTIONS = (
+        "Run `kaggle datasets download hariomhsingh/celeb-real` and `kaggle datasets download "
+        "hariomhsingh/celebsynthesis` and put both zips, or the folders made by unpacking them, into --manual_dir. "
+        "Real videos are named like id0_0003.mp4, fakes like id0_id16_0005.mp4."
+    )
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return self.shared_info()
+
+    def records(self, source: Source) -> Iterator[Record | Excluded]:
+        """Label and identity from the file names; frames as REALSHARD_FRAMES says."""
+        frames = _frames()
+        for entry in source.entries():
+            path = PurePosixPath(entry.id)
+            name = _NAME.fullmatch(path.name)
+            by_folder = _FOLDERS.get(path.parent.name.lower())
+            if name is not None:
+                label = "fake" if name["source"] else "real"
+                group = name["target"].lower()
+            elif path.suffix.lower() == ".mp4" and by_folder == "real":  # YouTube-real: nobody's name is known
+                label, group = "real", entry.id
+            elif path.suffix.lower() == ".mp4" and not path.name.startswith("._"):
+                yield Excluded(entry, "outside_layout", "a video whose name tells no identity")
+                continue
+            else:
+                yield from unlabelled(entry)
+                continue
+            if by_folder not in (label, None):
+                yield contradiction(entry, f"the name is that of a {label} video, the folder of {by_folder} ones")
+                continue
+            yield Record(entry, LABELS.index(label), group=group, video=entry.id, frames=frames)
+
+    def assign_splits(self, scan: pa.Table) -> Mapping[str, np.ndarray]:
+        """70/15/15, no target on two sides; scheme_identities also leaves out fakes whose source is on another side."""
+        split = draw_splits(scan, FRACTIONS, self.SPLIT_SEED)
+        names = pc.extract_regex(scan["video"], r"(?i)(?:^|/)id\d+_(?P<source>id\d+)_\d+\.mp4$")
+        source = pc.fill_null(pc.utf8_lower(pc.struct_field(names, "source")), "").to_pylist()
+        side = dict(zip(scan["group"].to_pylist(), split, strict=True))
+        is_clean = [not name or side.get(name, here) == here for name, here in zip(source, split, strict=True)]
+        return {"split": split, "scheme_identities": np.where(is_clean, split, "").astype(object)}
+
+
+def _frames() -> int:
+    text = os.environ.get("REALSHARD_FRAMES", str(DEFAULT_FRAMES))
+    if text == "random":
+        return RANDOM_FRAME
+    if not (text.isascii() and text.isdigit() and 0 < int(text) < 2**31):
+        raise Refused(
+            f"REALSHARD_FRAMES must be the number of frames to take of each video, or `random` for one; received "
+            f"{text!r}."
+        )
+    return int(text)
