@@ -1,0 +1,1 @@
+"""A built dataset with all its images encoded alike."""
