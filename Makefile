@@ -49,9 +49,10 @@ lint: $(STAMP)  ## ruff and mypy
 	@$(RUN) -m ruff format --check .
 	@$(RUN) -m mypy
 
-format: $(STAMP)  ## let ruff rewrite what it can
+format: $(STAMP)  ## let ruff rewrite what it can; renew the tree in the README
 	@$(RUN) -m ruff check --fix .
 	@$(RUN) -m ruff format .
+	@$(RUN) tests/readme_tree.py
 
 ui: $(STAMP)  ## MLflow's pages on http://127.0.0.1:5000, until Ctrl-C
 	@$(RUN) -m cluster.ui

@@ -1,5 +1,6 @@
 """What a fresh clone relies on: pinned versions, make's targets, and a README whose commands exist."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from readme_tree import tree, with_tree
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -45,7 +47,11 @@ def test_the_licence_is_the_one_declared():
 def make(*arguments: str) -> subprocess.CompletedProcess:
     if shutil.which("make") is None:
         pytest.skip("make is not installed")
-    return subprocess.run(["make", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    # Not the settings of a make that runs these tests.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    return subprocess.run(
+        ["make", *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
 
 
 def test_make_alone_lists_every_target_in_a_line():
@@ -75,25 +81,17 @@ def test_the_readme_names_only_targets_that_exist():
     assert named <= listed
 
 
-def test_the_readme_names_only_files_that_exist():
-    tree = re.search(r"<!-- tree -->\n```\n(.*?)```", README, flags=re.DOTALL)
-    assert tree is not None
-    named = set()
-    folders: list[str] = []
-    for line in tree[1].splitlines():
-        depth = (len(line) - len(line.lstrip())) // 2
-        name = line.split()[0]
-        folders[depth:] = [name]
-        named.add("".join(folders))
-    missing = {name for name in named if not (ROOT / name).exists()}
-    assert not missing
-    modules = {
-        path.relative_to(ROOT).as_posix()
-        for room in ("tfds_builders", "trainers", "cluster")
-        for path in (ROOT / room).rglob("*.py")
-        if path.name != "__init__.py"
-    }
-    assert not modules - named
+def test_the_tree_in_the_readme_is_that_of_the_source():
+    """`make format` renews it."""
+    assert with_tree(README) == README
+    for line in tree().splitlines():
+        assert len(line.split(maxsplit=1)) == 2, f"no word about {line}"
+
+
+def test_the_readme_links_to_files_that_exist():
+    links = set(re.findall(r"\]\(([^)#:]+)\)", README))
+    assert {"CONTRIBUTING.md", "DECISIONS.md", "cluster/README.md"} <= links
+    assert not {link for link in links if not (ROOT / link).exists()}
 
 
 def test_the_readme_runs_only_modules_that_exist():
