@@ -3,6 +3,9 @@
 import base64
 import importlib.metadata
 import json
+import os
+import signal
+import socket
 import subprocess
 import sys
 import types
@@ -241,3 +244,42 @@ def test_a_model_whose_files_are_gone_is_refused(registered, tmp_path):
     (registered.home / "mlflow" / "models" / model_id).rename(tmp_path / "lost")
     with pytest.raises(Refused, match=f"models:/{name}@champion cannot be loaded"):
         registry.load_detector(f"models:/{name}@champion")
+
+
+@pytest.fixture
+def server_uri(tmp_path):
+    """An MLflow server of its own that keeps the artifacts itself; its address."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", f"sqlite:///{tmp_path}/server.db", "--artifacts-destination", f"{tmp_path}/kept"]
+    with subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    ) as server:
+        try:
+            assert server.stdout is not None
+            assert any("Uvicorn running on" in line for line in server.stdout)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            os.killpg(server.pid, signal.SIGTERM)
+            server.communicate(timeout=60)
+
+
+@pytest.mark.long
+def test_a_server_keeps_runs_and_models_as_the_embedded_database_does(
+    server_uri, registered, images, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server_uri)
+    run_id = small_model.new_run("job-served")
+    logger = tracking.RunLogger(run_id, server_uri)
+    logger.epoch(1, {"train/loss": 0.5})
+    (tmp_path / "note.txt").write_text("kept by the server")
+    logger.artifact(tmp_path / "note.txt")
+    assert small_model.register(run_id, registered.keras_file) == 1
+    logger.finish()
+    assert tracking.find_finished("job-served")["metrics"] == {"train/loss": 0.5}
+    assert [path.read_text() for path in (tmp_path / "kept").rglob("note.txt")] == ["kept by the server"]
+    verdicts = registry.load_detector(CHAMPION).predict(images)
+    expected = scores_of(registered.keras_file, images)
+    np.testing.assert_allclose([verdict.p_fake for verdict in verdicts], expected, atol=1e-6)
+    assert os.environ["MLFLOW_TRACKING_URI"] == server_uri
