@@ -119,7 +119,7 @@ def _run(
                     run_id, title, dataset.fingerprint, split, source=str(dataset.directory), profile=profile
                 )
             task = Task(to_dict(config), str(dataset.directory), dataset.fingerprint, resources, run_id, uri)
-            _train(task, folder)
+            _train(task, folder, is_local=address == "local")
             seconds["train"] = time.monotonic() - started
         except BaseException as error:
             logger.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
@@ -134,13 +134,20 @@ def _run(
     return result
 
 
-def _train(task: Task, folder: JobFolder) -> None:
+def _train(task: Task, folder: JobFolder, is_local: bool) -> None:
     """Trains in Ray Train's workers, and takes the results into the job's folder."""
     from ray.train import CheckpointConfig, LoggingConfig, RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.tensorflow import TensorflowTrainer
 
+    class Trainer(TensorflowTrainer):
+        # Ray Train's cleaner asks the dashboard every second whether the driver lives, which a cluster of our own does
+        # not have: it warns each time, and fails loudly where this machine runs other clusters.
+        def _create_default_callbacks(self):
+            callbacks = super()._create_default_callbacks()
+            return [callback for callback in callbacks if type(callback).__name__ != "PlacementGroupCleanerCallback"]
+
     resources = task.resources
-    trainer = TensorflowTrainer(
+    trainer = (Trainer if is_local else TensorflowTrainer)(
         train,
         train_loop_config={"task": task},
         scaling_config=ScalingConfig(
@@ -315,7 +322,8 @@ def _ray(address: str) -> Iterator[list[dict[str, float]]]:
     if not was_running:
         options: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
         try:
-            ray.init(address=address, logging_level="WARNING", **options)
+            # A logging config of the job's own also leaves out the prefix before every line of a worker.
+            ray.init(address=address, logging_config=ray.LoggingConfig(log_level="WARNING"), **options)
         except (ConnectionError, RuntimeError, ValueError) as error:
             reason = str(error).strip().splitlines()[0]
             raise Refused(

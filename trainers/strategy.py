@@ -5,11 +5,12 @@ replicas are the devices of all workers. A Ray worker calls `prepare_process` be
 """
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from trainers.config import ClusterConfig, check_global_batch
+from trainers.models.family import all_layers
 
 
 @dataclass(frozen=True)
@@ -92,8 +93,14 @@ def make_strategy(resources: Resources) -> Any:
 
     if resources.workers > 1:
         return tf.distribute.MultiWorkerMirroredStrategy()
-    kind = "GPU" if resources.gpus else "CPU"
-    return tf.distribute.MirroredStrategy([f"{kind}:{index}" for index in range(resources.devices)])
+    if resources.gpus:
+        return tf.distribute.MirroredStrategy([f"GPU:{index}" for index in range(resources.devices)])
+    # Logical CPU devices share their memory: summing on one of them beats collectives, whose instance keys, moreover,
+    # clash when a process makes several strategies.
+    return tf.distribute.MirroredStrategy(
+        [f"CPU:{index}" for index in range(resources.devices)],
+        cross_device_ops=tf.distribute.ReductionToOneDevice(),
+    )
 
 
 def describe(resources: Resources, global_batch_size: int) -> str:
@@ -117,13 +124,6 @@ def synchronise_batch_norm(model: Any) -> None:
     """
     import keras
 
-    for layer in _all_layers(model):
+    for layer in all_layers(model):
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.synchronized = True
-
-
-def _all_layers(model: Any) -> Iterator[Any]:
-    for layer in model.layers:
-        yield layer
-        if hasattr(layer, "layers"):
-            yield from _all_layers(layer)

@@ -48,7 +48,8 @@ def train(settings: dict[str, Task]) -> None:
     from trainers.strategy import prepare_process
 
     prepare_process(task.resources)  # before TensorFlow runs anything
-    logging.getLogger("ray.train").setLevel(logging.WARNING)  # says at each report what the epoch's line has said
+    # Ray Train says at each report, under a logger named by a file's path, what the epoch's line has said.
+    logging.getLogger().setLevel(logging.WARNING)
     from trainers.reports import RayReports
     from trainers.training import Training
 

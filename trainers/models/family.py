@@ -1,6 +1,6 @@
 """What the loop needs of a model family."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,3 +38,18 @@ class Family:
 def weights_file(weights: str) -> Path | None:
     """The path in a --weights value, or None for `imagenet` and `none`."""
     return None if weights in ("imagenet", "none") else Path(weights).expanduser()
+
+
+def all_layers(model: Any) -> Iterator[Any]:
+    """The layers of a Keras model and of the models inside it."""
+    for layer in model.layers:
+        yield layer
+        if hasattr(layer, "layers"):
+            yield from all_layers(layer)
+
+
+def train_all_layers(model: Any) -> None:
+    """Marks every layer as trained. Setting `model.trainable` does not reach into models inside the model."""
+    model.trainable = True
+    for layer in all_layers(model):
+        layer.trainable = True

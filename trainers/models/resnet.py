@@ -12,7 +12,7 @@ from typing import Any
 from tfds_builders.records.errors import Refused
 from trainers.config import Config, ModelConfig, OptimiserConfig
 from trainers.errors import UnfitWeights
-from trainers.models.family import Family, Phase, weights_file
+from trainers.models.family import Family, Phase, train_all_layers, weights_file
 
 NUM_FROZEN = 150  # layers[0:150] of the backbone's 175 keep the weights they were given
 BGR_MEAN = (103.939, 116.779, 123.68)  # of ImageNet: keras.applications' "caffe" preprocessing
@@ -132,13 +132,13 @@ def check_weights(weights: str) -> None:
 
 def train_all(model: Any, config: ModelConfig) -> str:
     """Marks every layer as trained."""
-    model.trainable = True
+    train_all_layers(model)
     return "every layer is trained, because the weights were random (--weights none)"
 
 
 def train_top(model: Any, config: ModelConfig) -> str:
     """Marks the head and the backbone's layers from NUM_FROZEN on as trained."""
-    model.trainable = True
+    train_all_layers(model)
     backbone = model.get_layer(BACKBONE)
     for layer in backbone.layers[:NUM_FROZEN]:
         layer.trainable = False
@@ -147,7 +147,7 @@ def train_top(model: Any, config: ModelConfig) -> str:
 
 def train_head(model: Any, config: ModelConfig) -> str:
     """Marks the head alone as trained."""
-    model.trainable = True
+    train_all_layers(model)
     model.get_layer(BACKBONE).trainable = False
     return "the head alone is trained, the backbone is frozen"
 

@@ -1,0 +1,268 @@
+"""Training on real data with a tiny model: one device or two, in one go or resumed, evaluated exactly."""
+
+import json
+import re
+from pathlib import Path
+
+import keras
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import tensorflow as tf
+
+from tests import tiny_family
+from tests.small_dataset import write_dataset
+from trainers import loop
+from trainers.config import ClusterConfig, Config, DataConfig, JobConfig, ModelConfig, OptimiserConfig, to_dict
+from trainers.dataset import load
+from trainers.errors import CannotTrain, NonFiniteLoss
+from trainers.models.families import FAMILIES
+from trainers.progress import Progress, duration
+from trainers.reports import DirectoryReports
+from trainers.strategy import Resources, describe, plan_resources
+from trainers.training import Training
+from trainers.worker import Task
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory) -> Path:
+    return write_dataset(tmp_path_factory.mktemp("data"), {"train": 90, "validation": 37, "test": 41})
+
+
+@pytest.fixture
+def tiny(monkeypatch, two_devices):
+    monkeypatch.setitem(FAMILIES, "tiny", tiny_family.FAMILY)
+
+
+def config(**optimiser) -> Config:
+    options = {"epochs": 2, "global_batch_size": 12, "learning_rate": 1e-2} | optimiser
+    return Config(
+        model=ModelConfig(family="tiny", variant="tiny", weights="none", image_size=32),
+        optimiser=OptimiserConfig(**options),
+        job=JobConfig(seed=5),
+    )
+
+
+def training(dataset: Path, config: Config, directory: Path, devices: int = 1, reports=DirectoryReports) -> Training:
+    task = Task(to_dict(config), str(dataset), load(dataset).fingerprint, Resources(1, 1, devices, 0))
+    return Training(task, reports(directory))
+
+
+def outcome(directory: Path):
+    """(weights of the best epoch, history, predictions) that a training left."""
+    latest = directory / "latest"
+    weights = keras.models.load_model(latest / "model.keras").get_weights()
+    history = json.loads((latest / "history.json").read_text())
+    return weights, history, pq.read_table(latest / "predictions.parquet")
+
+
+def ignoring_time(history):
+    return [{k: v for k, v in entry.items() if k not in ("seconds", "train/images_per_second")} for entry in history]
+
+
+def test_two_replicas_train_as_one_with_dropout_augmentation_and_batch_norm(tiny, dataset, tmp_path):
+    for devices in (1, 2):
+        training(dataset, config(), tmp_path / str(devices), devices).run()
+    (one, history_1, table_1), (two, history_2, table_2) = outcome(tmp_path / "1"), outcome(tmp_path / "2")
+    for entry_1, entry_2 in zip(history_1, history_2, strict=True):
+        assert entry_1["train/loss"] == pytest.approx(entry_2["train/loss"], rel=1e-4)
+        assert entry_1["validation/loss"] == pytest.approx(entry_2["validation/loss"], rel=1e-4)
+    for a, b in zip(one, two, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(table_1["p_fake"], table_2["p_fake"], atol=1e-4)
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_results_name_every_record_once(tiny, dataset, tmp_path, devices):
+    training(dataset, config(epochs=1), tmp_path, devices).run()
+    _, _, table = outcome(tmp_path)
+    manifest = load(dataset).table
+    expected = {
+        i for i, split in zip(*(manifest[c].to_pylist() for c in ("id", "split")), strict=True) if split != "train"
+    }
+    assert sorted(table["id"].to_pylist()) == sorted(expected)
+    assert table.num_rows == 37 + 41
+    assert not table["p_fake"].null_count
+
+
+class Interrupted(Exception):
+    """The power went."""
+
+
+class StopsAfter(DirectoryReports):
+    """Reports that fail after some checkpoints."""
+
+    left = 0
+
+    def report(self, metrics, write):
+        if StopsAfter.left == 0:
+            raise Interrupted
+        StopsAfter.left -= 1
+        super().report(metrics, write)
+
+
+def test_resumed_training_equals_the_uninterrupted_one_bit_for_bit(tiny, dataset, tmp_path):
+    two_phases = config(epochs=5, head_epochs=2, reduce_lr_on_plateau=True, plateau_patience=1)
+    training(dataset, two_phases, tmp_path / "whole").run()
+    resumed = tmp_path / "resumed"
+    for StopsAfter.left in (1, 1, 2):  # in the first phase, at its end, in the second
+        with pytest.raises(Interrupted):
+            training(dataset, two_phases, resumed, reports=StopsAfter).run()
+    training(dataset, two_phases, resumed).run()
+    (whole, history_1, table_1), (again, history_2, table_2) = outcome(tmp_path / "whole"), outcome(resumed)
+    assert ignoring_time(history_1) == ignoring_time(history_2)
+    assert [entry["phase"] for entry in history_1] == [0, 0, 1, 1, 1]
+    assert all(np.array_equal(a, b) for a, b in zip(whole, again, strict=True))
+    assert table_1.equals(table_2)
+
+
+def test_finished_training_is_not_done_again(tiny, dataset, tmp_path, capsys):
+    training(dataset, config(epochs=1), tmp_path).run()
+    before = (tmp_path / "latest" / "model.keras").stat().st_mtime_ns
+    training(dataset, config(epochs=1), tmp_path).run()
+    assert (tmp_path / "latest" / "model.keras").stat().st_mtime_ns == before
+    assert "had already finished" in capsys.readouterr().out
+
+
+def test_first_phase_leaves_frozen_weights_alone(tiny, dataset, tmp_path):
+    StopsAfter.left = 1
+    with pytest.raises(Interrupted):
+        training(dataset, config(epochs=3, head_epochs=2), tmp_path, reports=StopsAfter).run()
+    with np.load(tmp_path / "latest" / "model.npz") as saved:
+        after = [saved[name] for name in sorted(saved.files)]
+    keras.utils.set_random_seed(5)
+    fresh = tiny_family.build(ModelConfig(image_size=32))
+    paths = [variable.path for variable in fresh.variables]
+    same = {path: np.array_equal(a, b.numpy()) for path, a, b in zip(paths, after, fresh.variables, strict=True)}
+    assert all(same[path] for path in paths if path.startswith(("conv", "bn")))
+    assert not any(same[path] for path in paths if path.startswith(("dense/kernel", "p_fake/kernel")))
+
+
+def test_best_epoch_is_kept_and_training_stops_early(tiny, dataset, tmp_path):
+    wild = config(epochs=8, learning_rate=0.3, early_stopping_patience=2)
+    training(dataset, wild, tmp_path).run()
+    _, history, table = outcome(tmp_path)
+    values = [entry["validation/loss"] for entry in history]
+    best = int(np.argmin(values))
+    assert len(history) == min(8, best + 3)
+    validation = table.filter(np.array(table["split"].to_pylist()) == "validation")
+    labels = np.array(validation["label"])
+    measured = loop.evaluation_metrics(labels, np.array(validation["p_fake"]), "validation")
+    assert measured["validation/loss"] == pytest.approx(values[best], rel=1e-5)
+
+
+def test_learning_finds_the_trace_and_shuffled_labels_do_not(tiny, tmp_path):
+    dataset = write_dataset(tmp_path / "data", {"train": 160, "validation": 40, "test": 400})
+    sound = config(epochs=6)
+    shuffled = Config(DataConfig(shuffle_labels=True), sound.model, sound.optimiser, job=sound.job)
+    scores = {}
+    for name, told in (("sound", sound), ("shuffled", shuffled)):
+        training(dataset, told, tmp_path / name).run()
+        table = outcome(tmp_path / name)[2]
+        test = table.filter(np.array(table["split"].to_pylist()) == "test")
+        scores[name] = auc(np.array(test["label"]), np.array(test["p_fake"]))
+    assert scores["sound"] > 0.9
+    assert abs(scores["shuffled"] - 0.5) < 0.1
+
+
+def auc(labels, scores) -> float:
+    from sklearn.metrics import roc_auc_score
+
+    return float(roc_auc_score(labels, scores))
+
+
+def test_non_finite_loss_stops_and_names_the_step(tiny, dataset, tmp_path):
+    with pytest.raises(NonFiniteLoss, match=r"at step \d+: .*--learning-rate"):
+        training(dataset, config(learning_rate=1e30), tmp_path).run()
+    assert issubclass(NonFiniteLoss, CannotTrain)
+    assert not (tmp_path / "latest" / "predictions.parquet").exists()
+
+
+def test_another_dataset_is_not_trained_on(tiny, dataset, tmp_path):
+    task = Task(to_dict(config()), str(dataset), "0" * 64, Resources(1, 1, 1, 0))
+    with pytest.raises(ValueError, match="not the one"):
+        Training(task, DirectoryReports(tmp_path))
+
+
+# -- the parts --
+
+
+@pytest.mark.parametrize("num_records", [1, 37])
+def test_evaluation_counts_every_record_once(two_devices, num_records):
+    strategy = tf.distribute.MirroredStrategy(two_devices)
+    with strategy.scope():
+        model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, kernel_initializer="ones")])
+
+    def make(context, replica_batch=4):
+        padded = -(-num_records // (2 * replica_batch)) * 2 * replica_batch
+        rows = np.arange(padded)
+        data = {
+            "image": (rows[:, None] * 2).astype(np.float32),
+            "row": np.minimum(rows, num_records - 1),
+            "mask": (rows < num_records).astype(np.float32),
+        }
+        return tf.data.Dataset.from_tensor_slices(data).batch(replica_batch)
+
+    scores = loop.Evaluation(strategy, model)(make, num_records)
+    np.testing.assert_array_equal(scores, np.arange(num_records) * 2)
+    with pytest.raises(RuntimeError, match="evaluated 0 times"):
+        loop.Evaluation(strategy, model)(make, num_records + 1)
+
+
+def test_evaluation_loss_is_keras_own():
+    random = np.random.default_rng(0)
+    labels, p_fake = random.integers(0, 2, 50), random.random(50)
+    p_fake[:2] = 0, 1  # clipped as Keras does
+    ours = loop.evaluation_metrics(labels, p_fake, "validation")
+    theirs = keras.losses.BinaryCrossentropy()(labels.astype("float64"), p_fake)
+    assert ours["validation/loss"] == pytest.approx(float(theirs), rel=1e-5)
+    assert ours["validation/accuracy"] == pytest.approx(np.mean((p_fake >= 0.5) == labels))
+    with pytest.raises(NonFiniteLoss, match="1 validation image"):
+        loop.evaluation_metrics(labels, np.where(np.arange(50) == 3, np.nan, p_fake), "validation")
+
+
+def test_progress_measures_without_the_first_call_and_says_what_is_left():
+    now, lines = [0.0], []
+    progress = Progress("epoch 1/2", 11, 8, lines.append, lambda: now[0])
+    for seconds, steps in ((20, 1), (4, 2), (4, 2), (4, 2)):  # 20 s of compilation, then half a step a second
+        now[0] += seconds
+        progress.update(steps, 0.5)
+    assert progress.images_per_second == pytest.approx(4)
+    assert lines[1:] == ["epoch 1/2 step 5/11 loss 0.5000 4.0 images/s, 0:00:12 left"]  # at most one in five seconds
+    assert duration(3725) == "1:02:05"
+
+
+@pytest.mark.parametrize(
+    ("cluster", "nodes", "expected"),
+    [
+        (ClusterConfig(), [{"CPU": 2}], Resources(1, 2, 1, 0)),
+        (ClusterConfig(devices_per_worker=2), [{"CPU": 2}], Resources(1, 2, 2, 0)),
+        (ClusterConfig(workers=2), [{"CPU": 2}], Resources(2, 1, 1, 0)),
+        (ClusterConfig(workers=3), [{"CPU": 4}, {"CPU": 3}], Resources(3, 2, 1, 0)),
+        (ClusterConfig(), [{"CPU": 8, "GPU": 4}], Resources(1, 8, 4, 4)),
+        (ClusterConfig(workers=2), [{"CPU": 8, "GPU": 4}, {"CPU": 8, "GPU": 4}], Resources(2, 8, 4, 4)),
+        (ClusterConfig(workers=2, devices_per_worker=1), [{"CPU": 8, "GPU": 4}], Resources(2, 4, 1, 1)),
+    ],
+)
+def test_resources_follow_from_the_machines(cluster, nodes, expected):
+    assert plan_resources(cluster, nodes) == expected
+
+
+@pytest.mark.parametrize(
+    ("cluster", "nodes"),
+    [
+        (ClusterConfig(cpus_per_worker=3), [{"CPU": 2}]),
+        (ClusterConfig(workers=3), [{"CPU": 2}]),
+        (ClusterConfig(devices_per_worker=4), [{"CPU": 2, "GPU": 2}]),
+    ],
+)
+def test_workers_that_do_not_fit_are_refused(cluster, nodes):
+    with pytest.raises(ValueError, match="must fit into the Ray cluster"):
+        plan_resources(cluster, nodes)
+
+
+def test_sentence_says_how_the_batch_is_shared():
+    sentence = describe(Resources(2, 1, 2, 0), 32)
+    assert re.search(r"4 replica\(s\) x 8 images = global batch of 32", sentence)
+    with pytest.raises(ValueError, match="take 28 or 32"):
+        describe(Resources(2, 1, 2, 0), 30)

@@ -1,0 +1,141 @@
+"""The models: published sizes, what is trained, preprocessing, weights, dropout of the global batch."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfds_builders.records.errors import Refused
+from trainers.config import Config, ModelConfig
+from trainers.errors import UnfitWeights
+from trainers.models.layers import GlobalBatch, GlobalBatchDropout, dropout_maker
+from trainers.models.resnet import FAMILY, VARIANTS, build_resnet50, check_weights, phases
+
+
+def num_trainable(model) -> int:
+    return sum(int(np.prod(variable.shape)) for variable in model.trainable_variables)
+
+
+@pytest.fixture(scope="module")
+def small_model():
+    return build_resnet50("deep_head", 32)
+
+
+@pytest.fixture(scope="module")
+def images():
+    return np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
+
+
+def test_deep_head_has_the_published_parameters():
+    model = build_resnet50("deep_head", 224)
+    (phase,) = phases(Config())
+    said = phase.set_trainable(model, ModelConfig())
+    assert (model.count_params(), num_trainable(model)) == (25_532_977, 11_929_297)
+    assert "layers 150 to 174" in said
+
+
+def test_gap_head_trains_its_head_first():
+    config = VARIANTS["gap_head"]
+    model = build_resnet50("gap_head", 32)
+    head, top = phases(config)
+    head.set_trainable(model, config.model)
+    assert num_trainable(model) == 2048 * 128 + 128 + 128 + 1
+    top.set_trainable(model, config.model)
+    assert num_trainable(model) > 10_000_000
+    assert (head.epochs, head.learning_rate, top.epochs, top.learning_rate) == (3, 1e-3, 7, 1e-5)
+
+
+@pytest.mark.parametrize(("variant", "rate"), [("deep_head", 1e-4), ("gap_head", 1e-3)])
+def test_without_weights_every_layer_is_trained(variant, rate, small_model):
+    defaults = VARIANTS[variant]
+    config = Config(model=ModelConfig(variant=variant, weights="none"), optimiser=defaults.optimiser)
+    (phase,) = phases(config)
+    assert "every layer" in phase.set_trainable(small_model, config.model)
+    assert all(layer.trainable for layer in small_model.get_layer("resnet50").layers)
+    assert (phase.epochs, phase.learning_rate) == (10, rate)
+
+
+def test_preprocessing_is_the_backbones_own_once(small_model, images):
+    inside = keras.Model(small_model.input, small_model.get_layer("minus_mean").output)
+    expected = keras.applications.resnet50.preprocess_input(images.astype(np.float32))
+    np.testing.assert_array_equal(inside(images), expected)
+
+
+def test_saved_model_loads_and_predicts_the_same(small_model, images, tmp_path):
+    small_model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(loaded(images), small_model(images))
+    assert loaded.output.dtype == "float32"
+    assert loaded.input.dtype == "uint8"
+
+
+def test_weights_of_whole_models_and_of_backbones_load(small_model, tmp_path):
+    small_model.save(tmp_path / "whole.keras")
+    small_model.save_weights(tmp_path / "whole.weights.h5")
+    small_model.get_layer("resnet50").save_weights(tmp_path / "backbone.weights.h5")
+    expected = small_model.get_weights()
+    for name in ("whole.keras", "whole.weights.h5"):
+        loaded = build_resnet50("deep_head", 32, str(tmp_path / name)).get_weights()
+        assert all(np.array_equal(a, b) for a, b in zip(loaded, expected, strict=True)), name
+    of_backbone = build_resnet50("gap_head", 32, str(tmp_path / "backbone.weights.h5")).get_layer("resnet50")
+    backbone = small_model.get_layer("resnet50").get_weights()
+    assert all(np.array_equal(a, b) for a, b in zip(of_backbone.get_weights(), backbone, strict=True))
+    with pytest.raises(UnfitWeights, match="do not fit resnet50_gap_head"):
+        build_resnet50("gap_head", 32, str(tmp_path / "whole.keras"))
+
+
+def test_missing_weights_are_refused_before_anything_starts(tmp_path, monkeypatch):
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    monkeypatch.setattr("trainers.models.resnet.WEIGHTS_HOST", "weights.invalid")  # no such host, by RFC 2606
+    with pytest.raises(Refused, match="Pass --weights none"):
+        check_weights("imagenet")
+    with pytest.raises(Refused, match="an existing"):
+        check_weights(str(tmp_path / "absent.keras"))
+    check_weights("none")
+
+
+# -- dropout --
+
+
+def masks(strategy, step: int, size: int, name: str = "dropout", rate: float = 0.5) -> np.ndarray:
+    """What the layer leaves of ones [size, 50], gathered from all replicas."""
+    with strategy.scope():
+        batch = GlobalBatch(7, size, tf.Variable(step, dtype=tf.int64, trainable=False))
+        layer = dropout_maker(batch)(rate, name)
+    share = size // strategy.num_replicas_in_sync
+
+    @tf.function
+    def run():
+        return strategy.run(lambda: layer(tf.ones([share, 50]), training=True))
+
+    return strategy.gather(run(), axis=0).numpy()
+
+
+def test_dropout_of_two_replicas_is_that_of_one(two_devices):
+    one = masks(tf.distribute.MirroredStrategy(two_devices[:1]), step=3, size=8)
+    two = masks(tf.distribute.MirroredStrategy(two_devices), step=3, size=8)
+    np.testing.assert_array_equal(one, two)
+    assert not np.array_equal(two[:4], two[4:])  # which is what the stock layer would give
+
+
+def test_dropout_differs_by_step_and_layer_and_keeps_the_mean():
+    strategy = tf.distribute.get_strategy()
+    base = masks(strategy, 3, 64)
+    assert not np.array_equal(base, masks(strategy, 4, 64))
+    assert not np.array_equal(base, masks(strategy, 3, 64, name="other"))
+    np.testing.assert_array_equal(base, masks(strategy, 3, 64))
+    assert set(np.unique(base)) == {0, 2}
+    assert abs(base.mean() - 1) < 0.06  # 3200 fair coins: three standard deviations are 0.053
+
+
+def test_dropout_does_nothing_in_inference():
+    batch = GlobalBatch(0, 4, tf.Variable(0, dtype=tf.int64))
+    layer = GlobalBatchDropout(0.5, batch)
+    np.testing.assert_array_equal(layer(tf.ones([3, 5]), training=False), np.ones([3, 5]))
+
+
+def test_training_model_and_stock_model_have_the_same_weights(small_model):
+    batch = GlobalBatch(0, 4, tf.Variable(0, dtype=tf.int64))
+    training = FAMILY.build(ModelConfig(image_size=32, weights="none"), dropout_maker(batch))
+    assert [v.shape for v in training.weights] == [v.shape for v in small_model.weights]
+    assert "GlobalBatchDropout" not in str(small_model.to_json())
