@@ -109,7 +109,8 @@ class FolderLayout:
         self._num_wrapping = _length_of_common_beginning(above)
         inside = [folder[self._num_wrapping :] for folder, found in classes.items() if found]
         self.has_splits = len({_first_split(folder) for folder in inside} - {""}) > 1
-        self.has_categories = len({self._category(folder) for folder in inside}) > 1
+        kept = [folder for folder in inside if _first_split(folder) or not self.has_splits]
+        self.has_categories = len({self._category(folder) for folder in kept}) > 1
         self._places: dict[str, Place | None] = {}
 
     def place(self, id: str) -> Place | None:
