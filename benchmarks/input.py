@@ -69,10 +69,10 @@ def ours_until(records: Records, last: Callable) -> Make:
 
     def make(round_: int) -> tf.data.Dataset:
         order = Order(len(records), BATCH, seed=0)
+        source = inputs._Source(records, None, SIZE, 1, 1)
         examples = inputs._examples(
-            records, None, SIZE, lambda step: order.worker_rows(1000 * round_ + step, 0, 1), None, BATCH, "position",
-            np.int64,
-        )  # fmt: skip
+            source, lambda step: order.worker_rows(1000 * round_ + step, 0, 1), None, BATCH, "position", np.int64
+        )
         return inputs._batched(examples, lambda example: example | {"image": last(example["image"])}, BATCH, None)
 
     return make

@@ -134,6 +134,11 @@ def test_find_takes_the_newest_version(tmp_path):
     assert find("toy", tmp_path) == tmp_path / "toy" / "1.10.0"
 
 
+def test_any_folder_name_will_do(tmp_path):
+    directory = write_dataset(tmp_path / "a [b]*?", 2)
+    assert find("toy", directory.parents[1]) == directory
+
+
 def test_what_is_not_built_is_refused_with_the_command_that_builds_it(tmp_path):
     (tmp_path / "toy" / "incomplete.X_1.0.0").mkdir(parents=True)
     (tmp_path / "toy" / "incomplete.X_1.0.0" / "dataset_info.json").write_text(json.dumps({}))

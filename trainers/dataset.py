@@ -11,8 +11,10 @@ are arrow or numpy arrays throughout, so that a manifest of 700,000 rows stays a
 import dataclasses
 import functools
 import json
+import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +23,7 @@ import pyarrow.parquet as pq
 
 from tfds_builders.records.errors import Refused
 from tfds_builders.records.schema import BUILD, LABELS, MANIFEST, SCHEME_PREFIX
+from trainers.storage import Location, filesystem, join, locate, sizes
 from trainers.subsplit import Part, parse
 
 DATASET_INFO = "dataset_info.json"
@@ -34,11 +37,11 @@ class Records:
     """Some records of one dataset, in manifest order. Row r, 0 <= r < len, names the same record in every array.
 
     Attributes:
-      directory: what the shards' names are relative to.
+      directory: what the shards' names are relative to; an fsspec URL for remote datasets.
       table: the manifest's rows of these records.
     """
 
-    directory: Path
+    directory: Location
     table: pa.Table = dataclasses.field(repr=False)
 
     def __len__(self) -> int:
@@ -113,14 +116,14 @@ class Dataset:
     """A built dataset.
 
     Attributes:
-      directory: <data_dir>/<name>/<version>.
+      directory: <data_dir>/<name>/<version>, a local path or an fsspec URL.
       name, version: as TFDS knows them.
       fingerprint: 64 hex digits over ids, contents, labels, splits and build settings.
       table: the manifest without its content hashes, one row a record.
       build: what `build.json` says (counts per split, validation, ...).
     """
 
-    directory: Path
+    directory: Location
     name: str
     version: str
     fingerprint: str
@@ -205,52 +208,66 @@ class Dataset:
 
 
 def load(directory: str | Path) -> Dataset:
-    """Reads the manifest of a built dataset directory and checks that its shards are there at full length.
+    """Reads the manifest of a built dataset, in a local folder or at an fsspec URL, and checks its shards' lengths.
 
     Raises:
       Refused: not a built dataset, no manifest, or a shard is missing or cut short.
     """
-    directory = Path(directory).absolute()
+    location = locate(directory)
+    files, root = _filesystem(location)
     for name in (DATASET_INFO, MANIFEST, BUILD):
-        if not (directory / name).is_file():
+        if not files.isfile(f"{root}/{name}"):
             raise Refused(
-                f"{directory} holds no {name}: it is not a dataset built by this project's builders. "
+                f"{location} holds no {name}: it is not a dataset built by this project's builders. "
                 f"Build one with: tfds build tfds_builders/NAME --data_dir DATA_DIR"
             )
-    info = json.loads((directory / DATASET_INFO).read_text())
-    build = json.loads((directory / BUILD).read_text())
-    columns = [name for name in pq.read_schema(directory / MANIFEST).names if name != "sha256"]
-    table = pq.read_table(directory / MANIFEST, columns=columns)
-    _check_shards(directory, table)
-    return Dataset(directory, info["name"], info["version"], build["fingerprint"], table, build)
+    info = json.loads(files.cat_file(f"{root}/{DATASET_INFO}"))
+    build = json.loads(files.cat_file(f"{root}/{BUILD}"))
+    with files.open(f"{root}/{MANIFEST}") as file:
+        manifest = pq.ParquetFile(file)
+        table = manifest.read(columns=[name for name in manifest.schema_arrow.names if name != "sha256"])
+    _check_shards(location, table)
+    return Dataset(location, info["name"], info["version"], build["fingerprint"], table, build)
 
 
-def find(name: str, data_dir: str | Path) -> Path:
-    """The directory of the newest version of dataset `name` built under `data_dir`.
+def find(name: str, data_dir: str | Path) -> Location:
+    """Where the newest version of dataset `name` built under `data_dir` is: a local folder, or below an fsspec URL.
 
     Raises:
       Refused: it is not built there; the sentence holds the command that builds it.
     """
-    data_dir = Path(data_dir).expanduser().absolute()
-    versions = [path.parent for path in (data_dir / name).glob(f"[0-9]*.[0-9]*.[0-9]*/{DATASET_INFO}")]
+    location = locate(data_dir)
+    files, root = _filesystem(location)
+    folder = f"{root}/{name}"
+    names = [path.rpartition("/")[2] for path in files.ls(folder, detail=False)] if files.isdir(folder) else []
+    versions = [
+        version
+        for version in names
+        if re.fullmatch(r"\d+\.\d+\.\d+", version) and files.isfile(f"{folder}/{version}/{DATASET_INFO}")
+    ]
     if not versions:
         raise Refused(
-            f"The dataset {name!r} is not built in {data_dir}. Build it with: "
-            f"tfds build tfds_builders/{name} --data_dir {data_dir} --manual_dir FOLDER_WITH_ITS_IMAGES"
+            f"The dataset {name!r} is not built in {location}. Build it with: "
+            f"tfds build tfds_builders/{name} --data_dir {location} --manual_dir FOLDER_WITH_ITS_IMAGES"
         )
-    return max(versions, key=lambda path: [int(part) for part in path.name.split(".")])
+    return join(location, name, max(versions, key=lambda version: [int(part) for part in version.split(".")]))
 
 
-def _check_shards(directory: Path, table: pa.Table) -> None:
+def _filesystem(location: Location) -> tuple[Any, str]:
+    try:
+        return filesystem(location)
+    except (ImportError, ValueError) as error:
+        raise Refused(f"{location} cannot be read: {error}") from None
+
+
+def _check_shards(location: Location, table: pa.Table) -> None:
     ends = pa.table({"shard": table["shard"], "end": pc.add(table["offset"], table["length"])})
-    for row in ends.group_by("shard").aggregate([("end", "max")]).to_pylist():
-        path = directory / row["shard"]
-        size = path.stat().st_size if path.is_file() else -1
-        if size < row["end_max"]:
-            found = "is missing" if size < 0 else f"has {size} bytes"
-            raise Refused(
-                f"The manifest needs {row['end_max']} bytes of {path}, which {found}. Build the dataset again."
-            )
+    needed = {row["shard"]: row["end_max"] for row in ends.group_by("shard").aggregate([("end", "max")]).to_pylist()}
+    found = sizes(location, sorted(needed))
+    for name, end in needed.items():
+        if found[name] < end:
+            state = "is missing" if found[name] < 0 else f"has {found[name]} bytes"
+            raise Refused(f"The manifest needs {end} bytes of {join(location, name)}, which {state}. Build it again.")
 
 
 def _listed(names: Collection[str]) -> str:

@@ -23,7 +23,8 @@ from trainers.augment import augment_uint8
 from trainers.dataset import Records
 from trainers.order import Order, batch_share, evaluation_rows, num_evaluation_steps
 from trainers.pixel_cache import PixelCache
-from trainers.reader import RecordReader
+from trainers.policies import BlockedOrder
+from trainers.reader import open_reader
 
 # Records read in one Python call. CPU time an image (19 KB JPEG; read, decode, resize to 224): 673 us with 32 records a
 # call, 653 with 64, 646 with 128, 641 with 256; a sequential TFRecordDataset 656. More makes the first batch wait.
@@ -79,7 +80,9 @@ def training_batches(
     def rows_of(step: int) -> tuple[np.ndarray, np.ndarray]:
         return order.worker_rows(first_step + step, worker, num_workers)
 
-    examples = _examples(records, pixels, image_size, rows_of, num_steps, share, "position", np.int64)
+    blocks = (order.block_size, order.window_size) if isinstance(order, BlockedOrder) else (1, 1)
+    source = _Source(records, pixels, image_size, *blocks)
+    examples = _examples(source, rows_of, num_steps, share, "position", np.int64)
 
     def prepare(example: dict) -> dict:
         image = _uint8(example["image"], image_size)
@@ -122,7 +125,9 @@ def evaluation_batches(
     def rows_of(step: int) -> tuple[np.ndarray, np.ndarray]:
         return evaluation_rows(step, len(records), batch_size, worker, num_workers, replicas)
 
-    examples = _examples(records, pixels, image_size, rows_of, num_steps, batch_size * replicas, "mask", np.float32)
+    share = batch_size * replicas  # a worker's rows of one step are neighbours, and nobody else's
+    source = _Source(records, pixels, image_size, block_size=share, window_size=share)
+    examples = _examples(source, rows_of, num_steps, share, "mask", np.float32)
 
     def prepare(example: dict) -> dict:
         return example | {"image": _uint8(example["image"], image_size)}
@@ -159,10 +164,30 @@ class BatchIterator:
         self.iterator = None
 
 
+class _Source:
+    """Where images come from: encoded from the shards, or decoded from the pixel cache.
+
+    Attributes:
+      records: theirs.
+      images: rows int64 [k] -> their images.
+      image_type, image_shape: of one image, scalar string or uint8 [image_size, image_size, 3].
+    """
+
+    def __init__(self, records: Records, pixels: PixelCache | None, image_size: int, block_size: int, window_size: int):
+        self.records = records
+        self.images: Callable[[np.ndarray], np.ndarray]
+        self.image_shape: tuple[int, ...]
+        if pixels is None:
+            self.images = open_reader(records, block_size, window_size).images
+            self.image_type, self.image_shape = tf.string, ()
+        else:
+            pixels.check(records, image_size)
+            self.images = pixels.images
+            self.image_type, self.image_shape = tf.uint8, (image_size, image_size, 3)
+
+
 def _examples(
-    records: Records,
-    pixels: PixelCache | None,
-    image_size: int,
+    source: _Source,
     rows_of: Callable[[int], tuple[np.ndarray, np.ndarray]],
     num_steps: int | None,
     share: int,
@@ -173,16 +198,7 @@ def _examples(
 
     Args:
       rows_of: step -> (rows int64 [share], extra [share]).
-
-    Returns:
-      "image" is a string, the encoded image, or with `pixels` uint8 [image_size, image_size, 3].
     """
-    image_shape: tuple[int, ...] = ()
-    read_images, image_type = RecordReader(records).images, tf.string
-    if pixels is not None:
-        pixels.check(records, image_size)
-        image_shape = (image_size, image_size, 3)
-        read_images, image_type = pixels.images, tf.uint8
     steps_per_chunk = max(1, _CHUNK_RECORDS // share)
     end = np.iinfo(np.int64).max if num_steps is None else num_steps
 
@@ -191,14 +207,14 @@ def _examples(
         parts = [rows_of(step) for step in steps]
         rows = np.concatenate([rows for rows, _ in parts])
         extras = np.concatenate([extra for _, extra in parts])
-        return read_images(rows), records.labels[rows].astype(np.float32), rows, extras
+        return source.images(rows), source.records.labels[rows].astype(np.float32), rows, extras
 
     def read_chunk(first: tf.Tensor) -> dict:
         # stateful=False: what is read depends on `first` alone. A stateful call would be run one at a time when
         # deterministic operations are asked for.
-        types = (image_type, tf.float32, tf.int64, tf.as_dtype(extra_dtype))
+        types = (source.image_type, tf.float32, tf.int64, tf.as_dtype(extra_dtype))
         values = tf.numpy_function(read, [first], types, stateful=False)
-        for value, shape in zip(values, (image_shape, (), (), ()), strict=True):
+        for value, shape in zip(values, (source.image_shape, (), (), ()), strict=True):
             value.set_shape((None, *shape))
         return dict(zip(("image", "label", "row", extra), values, strict=True))
 

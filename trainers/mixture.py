@@ -24,13 +24,19 @@ def concatenate(datasets: Sequence[Dataset]) -> Dataset:
     The column "dataset" says where a record comes from. A split scheme that a dataset lacks leaves its records out.
 
     Raises:
-      Refused: no dataset, or the same one twice.
+      Refused: no dataset, the same one twice, or a remote one.
     """
     names = [dataset.name for dataset in datasets]
     if not names or len(set(names)) < len(names):
         raise Refused(f"A mixture needs datasets of different names. Received: {names}. Name each once.")
-    directory = Path(os.path.commonpath([dataset.directory for dataset in datasets]))
-    tables = [_prefixed(dataset, dataset.directory.relative_to(directory).as_posix()) for dataset in datasets]
+    folders = [dataset.directory for dataset in datasets if isinstance(dataset.directory, Path)]
+    if len(folders) < len(datasets):
+        raise Refused(f"A mixture needs local datasets. Received: {[str(d.directory) for d in datasets]}. Copy them.")
+    directory = Path(os.path.commonpath(folders))
+    tables = [
+        _prefixed(dataset, folder.relative_to(directory).as_posix())
+        for dataset, folder in zip(datasets, folders, strict=True)
+    ]
     table = pa.concat_tables(tables, promote_options="default")
     for index, field in enumerate(table.schema):
         if field.name.startswith(SCHEME_PREFIX):

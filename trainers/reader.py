@@ -1,30 +1,30 @@
 """Reads the encoded images of records by their offsets: random access into TFRecord shards.
 
-reader = RecordReader(records)
-reader.images(np.array([7, 3]))   # the bytes of rows 7 and 3
+    reader = open_reader(records)
+    reader.images(np.array([7, 3]))   # the bytes of rows 7 and 3
+
+Local shards are read one record at a time. From a URL whole blocks of neighbouring records are fetched, so that an
+order which keeps neighbours together (`trainers.policies.BlockedOrder`) needs few requests.
 """
 
 import functools
 import os
+import threading
+from collections.abc import Callable
+from typing import Protocol
 
 import numpy as np
 
-from tfds_builders.records.framing import CorruptRecord, read_payload
+from tfds_builders.records.framing import CorruptRecord, payload_of, read_payload
+from tfds_builders.records.header import BadImage
 from trainers.dataset import Records
+from trainers.storage import filesystem, is_remote, join
 
 _MAX_OPEN_SHARDS = 256  # a quarter of the usual limit of a process
 
 
-class RecordReader:
+class Reader(Protocol):
     """Random access to the encoded images of some records; may be used by several threads at once."""
-
-    def __init__(self, records: Records):
-        self._records = records
-        # Made here, once, before threads share them.
-        self._shards, self._offsets, self._lengths = records.shards, records.offsets, records.lengths
-        self._starts, self._sizes = records.image_offsets, records.image_bytes
-        self._is_plain = records.is_plain
-        self._open = functools.lru_cache(_MAX_OPEN_SHARDS)(self._open_shard)
 
     def images(self, rows: np.ndarray) -> np.ndarray:
         """The encoded images of `rows` (int64 [k]) as an object array [k] of bytes, fit for `decode_uint8`.
@@ -32,17 +32,111 @@ class RecordReader:
         Raises:
           ValueError: a damaged or unreadable record; the message names shard, offset and id.
         """
+
+
+def open_reader(records: Records, block_size: int = 1, window_size: int = 1) -> Reader:
+    """The reader that fits where the records lie.
+
+    Args:
+      block_size: neighbouring records that are fetched together from a URL.
+      window_size: records over which those of one block may be spread: so many are kept.
+    """
+    if is_remote(records.directory):
+        return BlockReader(records, block_size, num_kept=2 * -(-window_size // block_size) + 2)
+    return RecordReader(records)
+
+
+class RecordReader:
+    """Reads local shards, one record after the other."""
+
+    def __init__(self, records: Records):
+        self._images = _Images(records)
+        self._records = records
+        # Made here, once, before threads share them.
+        self._shards, self._offsets, self._lengths = records.shards, records.offsets, records.lengths
+        self._open = functools.lru_cache(_MAX_OPEN_SHARDS)(self._open_shard)
+
+    def images(self, rows: np.ndarray) -> np.ndarray:
+        """See `Reader`."""
+        return self._images.of(rows, self._payload)
+
+    def _payload(self, row: int) -> bytes:
+        shard = self._open(self._shards[row])
+        return read_payload(shard.descriptor, int(self._offsets[row]), int(self._lengths[row]))
+
+    def _open_shard(self, shard: int) -> "_Shard":
+        return _Shard(join(self._records.directory, self._records.shard_names[shard]))
+
+
+class BlockReader:
+    """Reads shards through fsspec, `block_size` neighbouring records a request; keeps the blocks read last.
+
+    The requests of one call are made together, concurrently where the file system can.
+    """
+
+    def __init__(self, records: Records, block_size: int, num_kept: int):
+        self._images = _Images(records)
+        self._files, root = filesystem(records.directory)
+        self._paths = [f"{root}/{name}" for name in records.shard_names]
+        self._block_size, self._num_kept = block_size, num_kept
+        self._shards, self._offsets, self._lengths = records.shards, records.offsets, records.lengths
+        self._blocks: dict[int, dict[int, tuple[int, bytes]]] = {}  # block -> shard -> (offset, bytes)
+        self._lock = threading.Lock()
+
+    def images(self, rows: np.ndarray) -> np.ndarray:
+        """See `Reader`."""
+        blocks = self._fetched(np.unique(rows // self._block_size).tolist())
+
+        def payload(row: int) -> bytes:
+            begin, data = blocks[row // self._block_size][self._shards[row]]
+            start, offset = int(self._offsets[row]) - begin, int(self._offsets[row])
+            return payload_of(data[start : start + int(self._lengths[row])], offset)
+
+        return self._images.of(rows, payload)
+
+    def _fetched(self, wanted: list[int]) -> dict[int, dict[int, tuple[int, bytes]]]:
+        with self._lock:  # a second thread that wants the same blocks waits for them
+            ranges = [found for block in wanted if block not in self._blocks for found in self._ranges(block)]
+            if ranges:
+                _, shards, begins, ends = zip(*ranges, strict=True)
+                data = self._files.cat_ranges([self._paths[shard] for shard in shards], list(begins), list(ends))
+                for (block, shard, begin, _), content in zip(ranges, data, strict=True):
+                    self._blocks.setdefault(block, {})[shard] = (begin, content)
+            result = {block: self._blocks.pop(block) for block in wanted}
+            self._blocks.update(result)  # to the end: used last
+            for block in list(self._blocks)[: max(0, len(self._blocks) - self._num_kept)]:
+                del self._blocks[block]
+            return result
+
+    def _ranges(self, block: int) -> list[tuple[int, int, int, int]]:
+        """(block, shard, begin, end) of a block's bytes: one range, or one in each shard that it reaches into."""
+        rows = slice(block * self._block_size, (block + 1) * self._block_size)
+        shards, begins = self._shards[rows], self._offsets[rows]
+        ends = begins + self._lengths[rows]
+        return [
+            (block, shard, int(begins[shards == shard].min()), int(ends[shards == shard].max()))
+            for shard in np.unique(shards).tolist()
+        ]
+
+
+class _Images:
+    """Cuts the images out of the records' payloads, and names the record that is damaged."""
+
+    def __init__(self, records: Records):
+        self._records = records
+        self._starts, self._sizes, self._is_plain = records.image_offsets, records.image_bytes, records.is_plain
+
+    def of(self, rows: np.ndarray, payload_of_row: Callable[[int], bytes]) -> np.ndarray:
+        """See `Reader.images`; `payload_of_row`: row -> the record's payload."""
         images = np.empty(len(rows), object)
         for index, row in enumerate(rows):
             try:
-                images[index] = self._image(row)
-            except (ValueError, OSError) as error:
+                images[index] = self._cut(row, payload_of_row(row))
+            except (BadImage, ValueError, OSError) as error:
                 raise ValueError(f"{self._where(row)}: {error}") from None
         return images
 
-    def _image(self, row: int) -> bytes:
-        shard = self._open(self._shards[row])
-        payload = read_payload(shard.descriptor, int(self._offsets[row]), int(self._lengths[row]))
+    def _cut(self, row: int, payload: bytes) -> bytes:
         start, size = self._starts[row], self._sizes[row]
         if start + size > len(payload):
             raise CorruptRecord(f"the image ends after the record, at {start + size} of {len(payload)} bytes")
@@ -55,17 +149,14 @@ class RecordReader:
 
     def _where(self, row: int) -> str:
         records = self._records
-        name = records.shard_names[records.shards[row]]
-        return f"{records.directory / name}, offset {records.offsets[row]}, id {records.ids(np.array([row]))[0]!r}"
-
-    def _open_shard(self, shard: int) -> "_Shard":
-        return _Shard(self._records.directory / self._records.shard_names[shard])
+        shard = join(records.directory, records.shard_names[records.shards[row]])
+        return f"{shard}, offset {records.offsets[row]}, id {records.ids(np.array([row]))[0]!r}"
 
 
 class _Shard:
     """An open file that closes itself when the last thread that reads from it lets go."""
 
-    def __init__(self, path: os.PathLike):
+    def __init__(self, path: os.PathLike | str):
         self.descriptor = -1
         self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
