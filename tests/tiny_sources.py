@@ -143,7 +143,7 @@ def celeb_df(root: Path) -> Path:
         files[f"Celeb-real/id{person}_0000.mp4"] = video(person)
         for other in (1, 3):
             source = (person + other) % 10
-            files[f"Celeb-synthesis/id{person}_id{source}_0000.mp4"] = video(100 * person + source)
+            files[f"Celeb-synthesis/id{person}_id{source}_0000.mp4"] = video(100 * (person + 1) + source)
     return write(root, files)
 
 

@@ -53,8 +53,8 @@ class Builder(ShardedBuilder):
                     method=SLICE,
                     stamp=int.from_bytes(row["sha256"][:8], signed=True),
                 )
-                said = (row[name] for name in ("label", "category", "group", "video", "generator", "split"))
-                yield Record(entry, *said, side=side)
+                said = {name: row[name] for name in ("label", "category", "group", "video", "generator", "split")}
+                yield Record(entry, **said, side=side)
 
     def assign_splits(self, scan: pa.Table) -> Mapping[str, np.ndarray]:
         """Splits and schemes as they were."""

@@ -101,9 +101,9 @@ class FolderLayout:
     def __init__(self, ids: Iterable[str]):
         folders = {tuple(id.split("/")[:-1]) for id in ids}
         names = {name.lower() for folder in folders for name in folder}
-        pairs = [pair for pair in _CLASS_PAIRS if names.issuperset(pair)]
-        self.has_classes = bool(pairs)  # both, by names that belong together
-        self._labels = {name: LABELS.index(_CLASS_FOLDERS[name]) for name in (pairs or [_CLASS_FOLDERS])[0]}
+        pair = next((pair for pair in _CLASS_PAIRS if names.issuperset(pair)), ())
+        self.has_classes = bool(pair)  # both, by names that belong together
+        self._labels = {name: LABELS.index(_CLASS_FOLDERS[name]) for name in pair or _CLASS_FOLDERS}
         classes = {folder: self._classes(folder) for folder in folders}
         above = [folder[: found[-1]] for folder, found in classes.items() if found]
         self._num_wrapping = _length_of_common_beginning(above)

@@ -30,11 +30,18 @@ class Video(NamedTuple):
 
 
 def parse_csv(data: bytes) -> list[dict[str, str]]:
-    """The rows of a CSV file, column names in lower case. Bytes that are not UTF-8 are escaped as in ids."""
+    """The rows of a CSV file, column names in lower case. Bytes that are not UTF-8 are escaped as in ids.
+
+    Raises:
+      ValueError: it is no CSV file.
+    """
     text = data.decode("utf-8", "backslashreplace").removeprefix("\ufeff")
-    reader = csv.reader(io.StringIO(text))
-    columns = [name.strip().lower() for name in next(reader, [])]
-    return [dict(zip(columns, row, strict=False)) for row in reader if row]
+    try:
+        rows = [row for row in csv.reader(io.StringIO(text)) if row]
+    except csv.Error as error:
+        raise ValueError(str(error)) from None
+    columns = [name.strip().lower() for name in rows[0]] if rows else []
+    return [dict(zip(columns, row, strict=False)) for row in rows[1:]]
 
 
 def read_videos(source: Source, is_metadata: Callable[[str], bool]) -> dict[str, Video]:

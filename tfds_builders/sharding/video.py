@@ -111,7 +111,7 @@ def _open(data: bytes) -> Iterator[tuple["av.container.InputContainer", "av.Vide
     import av
 
     try:
-        with av.open(io.BytesIO(data)) as container:
+        with av.open(io.BytesIO(data), "r") as container:
             if not container.streams.video:
                 raise BadImage("no_frames", "the file has no video stream")
             yield container, container.streams.video[0]

@@ -127,12 +127,12 @@ def _checked(entry: Entry, data: bytes, validation: str, side: int) -> tuple[byt
         raise BadImage("truncated", f"the file has {len(data)} bytes, {entry.size} when it was listed")
     facts = validate(data, validation)
     if side:
-        image, flags = harmonise(data, side), ("harmonised",)
-    elif facts.format in _STORED_FORMATS:
+        image = harmonise(data, side)
+        return image, inspect(image), ("harmonised",)
+    if facts.format in _STORED_FORMATS:
         return data, facts, facts.flags
-    else:
-        image, flags = to_png(data), (*facts.flags, "converted")
-    return image, inspect(image), flags
+    image = to_png(data)
+    return image, inspect(image), (*facts.flags, "converted")
 
 
 def _position(image: bytes, payload: bytes) -> int:
