@@ -1,21 +1,24 @@
 """Reading encoded images, from local shards and through fsspec."""
 
 import os
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 
 import fsspec
 import numpy as np
 import pytest
+import tensorflow as tf
 from fsspec.implementations.local import LocalFileSystem
 from small_dataset import encode, picture, write_dataset
 
 from tfds_builders.records.errors import Refused
+from tfds_builders.records.framing import CorruptRecord
 from trainers.dataset import find, load
 from trainers.inputs import BatchIterator, evaluation_batches, training_batches
 from trainers.mixture import concatenate
 from trainers.order import Order
 from trainers.policies import BlockedOrder
-from trainers.reader import BlockReader, RecordReader, open_reader
+from trainers.reader import BlockReader, RecordReader, find_damage, open_reader
 
 REQUESTS: list[tuple[str, int, int]] = []
 
@@ -135,6 +138,29 @@ def test_remote_damage_is_named(tmp_path):
     shard.unlink()
     with pytest.raises(Refused, match="which is missing"):
         load(f"counting://{directory}")
+
+
+def test_the_image_that_cannot_be_decoded_is_found(tmp_path):
+    image = encode(picture(0, (64, 64), seed=0), "JPEG")
+    images = [image, image[:-200], image, image]  # of half a JPEG the record's checksum holds, the picture does not
+    records = load(write_dataset(tmp_path, 4, images=images)).select("train")
+    with pytest.raises(tf.errors.InvalidArgumentError) as caught:
+        list(evaluation_batches(records, image_size=16, batch_size=2))
+    assert "00001" not in str(caught.value)
+    damage = find_damage(records, np.array([0, 1, 2]))
+    assert isinstance(damage, CorruptRecord)
+    assert "offset" in str(damage)
+    assert "id 'train/fake/00001.jpeg': the image is damaged" in str(damage)
+    assert find_damage(records, np.array([0, 2, 3])) is None
+
+
+def test_the_record_that_cannot_be_read_is_found(directory, tmp_path):
+    records = load(shutil.copytree(directory, tmp_path / "copy")).select("train")
+    shard = records.directory / records.shard_names[0]
+    data = bytearray(shard.read_bytes())
+    data[records.offsets[7] + 60] ^= 1
+    shard.write_bytes(data)
+    assert "id 'train/fake/00007.png': the record at offset" in str(find_damage(records, np.arange(100)))
 
 
 def test_datasets_are_found_at_urls(tmp_path):

@@ -46,6 +46,28 @@ def open_reader(records: Records, block_size: int = 1, window_size: int = 1) -> 
     return RecordReader(records)
 
 
+def find_damage(records: Records, rows: np.ndarray) -> CorruptRecord | None:
+    """Why the images of `rows` (int64 [k]) cannot be read or decoded: the first damaged record, or None.
+
+    An image that TensorFlow cannot decode fails without a name, inside a batch. Batches come in order, so the rows of
+    the steps that failed hold it: raise what this returns instead.
+    """
+    import tensorflow as tf
+
+    from tfds_builders.records.pixels import decode_uint8
+
+    reader = open_reader(records)
+    for row in rows:
+        try:
+            (image,) = reader.images(np.array([row]))
+            decode_uint8(image)
+        except ValueError as error:
+            return CorruptRecord(str(error))
+        except tf.errors.InvalidArgumentError:
+            return CorruptRecord(f"{_where(records, row)}: the image is damaged: it cannot be decoded to the end")
+    return None
+
+
 class RecordReader:
     """Reads local shards, one record after the other."""
 
@@ -133,7 +155,7 @@ class _Images:
             try:
                 images[index] = self._cut(row, payload_of_row(row))
             except (BadImage, ValueError, OSError) as error:
-                raise ValueError(f"{self._where(row)}: {error}") from None
+                raise ValueError(f"{_where(self._records, row)}: {error}") from None
         return images
 
     def _cut(self, row: int, payload: bytes) -> bytes:
@@ -147,10 +169,10 @@ class _Images:
 
         return plain_bytes(image)
 
-    def _where(self, row: int) -> str:
-        records = self._records
-        shard = join(records.directory, records.shard_names[records.shards[row]])
-        return f"{shard}, offset {records.offsets[row]}, id {records.ids(np.array([row]))[0]!r}"
+
+def _where(records: Records, row: int) -> str:
+    shard = join(records.directory, records.shard_names[records.shards[row]])
+    return f"{shard}, offset {records.offsets[row]}, id {records.ids(np.array([row]))[0]!r}"
 
 
 class _Shard:
