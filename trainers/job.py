@@ -83,7 +83,7 @@ def run(config: Config) -> JobResult:
         finished = folder.begin(config, dataset.fingerprint)
         if finished:
             print(f"job {name} had finished already: {folder.path}", flush=True)
-            return JobResult(**finished | {"is_reused": True})
+            return dataclasses.replace(JobResult(**finished), is_reused=True)
         return _run(config, family, dataset, records, folder, uri, address)
 
 
@@ -113,12 +113,13 @@ def _run(
         run_id = tracking.open_run(tracking.experiment(config.job.experiment), folder.name, flatten(config), tags)
         logger = tracking.RunLogger(run_id, uri)
         try:
+            source = str(dataset.directory)
             for split, part in records.items():
                 profile = {"records": len(part), "fake": int(part.labels.sum())}
                 tracking.log_dataset(
-                    run_id, title, dataset.fingerprint, split, source=str(dataset.directory), profile=profile
+                    run_id, f"{title}/{split}", dataset.fingerprint, split, source=source, profile=profile
                 )
-            task = Task(to_dict(config), str(dataset.directory), dataset.fingerprint, resources, run_id, uri)
+            task = Task(to_dict(config), source, dataset.fingerprint, resources, run_id, uri)
             _train(task, folder, is_local=address == "local")
             seconds["train"] = time.monotonic() - started
         except BaseException as error:
@@ -131,7 +132,7 @@ def _run(
         raise
     folder.finish(dataclasses.asdict(result))
     shutil.rmtree(ray_dir() / folder.name, ignore_errors=True)  # checkpoints of a finished job
-    return result
+    return JobResult(**folder.result())  # as a later call will read it
 
 
 def _train(task: Task, folder: JobFolder, is_local: bool) -> None:
@@ -293,14 +294,12 @@ def new_name(config: Config) -> str:
 
 
 def _checked_records(dataset: Dataset, config: Config) -> dict[str, Records]:
-    records = selected(dataset, config)
+    records = selected(dataset, config)  # refuses a training split of one class
     for split, part in records.items():
-        kinds = np.unique(part.labels)
-        if len(kinds) < len(LABELS):
-            found = f"{len(part)} records, " + (f"all {LABELS[kinds[0]]}" if len(kinds) else "none of either")
+        if len(np.unique(part.labels)) < len(LABELS):
             raise Refused(
-                f"the {split} split must hold both real and fake images. Received: {found}. "
-                "Change --only and --exclude, or build the dataset again from a source with both."
+                f"the {split} split must hold both real and fake images. Received: {len(part)} images, "
+                f"all {LABELS[part.labels[0]]}. Build the dataset again from a source with more of both."
             )
     return records
 

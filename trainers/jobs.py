@@ -69,8 +69,11 @@ class JobFolder:
                 f"a job goes on with the config and the dataset that it began with. Received for {self.name!r}: "
                 f"{', '.join(changes)}. Give it what it had, or take another --name."
             )
-        result = self.path / RESULT
-        return json.loads(result.read_text()) if result.exists() else None
+        return self.result() if (self.path / RESULT).exists() else None
+
+    def result(self) -> dict[str, Any]:
+        """The result of a finished job."""
+        return json.loads((self.path / RESULT).read_text())
 
     def take(self, directory: Path, files: Iterable[str]) -> None:
         """Copies files into the folder, each at once or not at all."""

@@ -1,0 +1,191 @@
+"""The job, from its config to the registered model, in a real Ray Train worker; and what is refused beforehand."""
+
+import dataclasses
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import pyarrow.parquet as pq
+import pytest
+
+from tests.small_dataset import write_dataset
+from tfds_builders.records.errors import Refused
+from trainers import job, tracking
+from trainers.config import ClusterConfig, Config, DataConfig, JobConfig, ModelConfig, OptimiserConfig
+from trainers.jobs import JobFolder
+from trainers.models.resnet import build_resnet50
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """A data_dir with the built dataset `toy`."""
+    root = tmp_path_factory.mktemp("data")
+    write_dataset(root, {"train": 24, "validation": 9, "test": 11})
+    return root
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A REALSHARD_HOME that the tests of one finished job share."""
+    before = os.environ["REALSHARD_HOME"]
+    path = tmp_path_factory.mktemp("home")
+    os.environ["REALSHARD_HOME"] = str(path)
+    yield path
+    os.environ["REALSHARD_HOME"] = before
+
+
+def small(data: Path, **changes) -> Config:
+    config = Config(
+        data=DataConfig(dataset="toy", data_dir=str(data)),
+        model=ModelConfig(weights="none", image_size=32),
+        optimiser=OptimiserConfig(epochs=1, global_batch_size=8),
+        cluster=ClusterConfig(cpus_per_worker=2),
+        job=JobConfig(name="first"),
+    )
+    return dataclasses.replace(config, **changes)
+
+
+@pytest.fixture(scope="module")
+def finished(ray_session, data, home) -> job.JobResult:
+    return job.run(small(data))
+
+
+def test_job_leaves_model_predictions_and_history(finished, home):
+    folder = home / "jobs" / "first"
+    assert Path(finished.directory) == folder
+    predictions = pq.read_table(folder / "predictions.parquet")
+    assert predictions.column_names == [
+        *("id", "split", "label", "category", "group", "video", "generator"),
+        "p_fake",
+    ]
+    assert predictions["split"].to_pylist() == ["validation"] * 9 + ["test"] * 11
+    (epoch,) = json.loads((folder / "history.json").read_text())
+    assert {"epoch", "train/loss", "validation/loss", "train/images_per_second", "learning_rate"} <= set(epoch)
+    model = keras.models.load_model(folder / "model.keras")  # without this project's layers
+    assert model.input.shape == (None, 32, 32, 3)
+    assert not (home / "ray" / "first").exists()  # the checkpoints have served
+    assert {path.suffix for path in (folder / "figures").iterdir()} == {".png"}
+
+
+def test_job_is_one_finished_run_with_config_metrics_and_artifacts(finished):
+    client = tracking.client_of()
+    runs = client.search_runs([client.get_experiment_by_name("realshard").experiment_id])
+    (run,) = [run for run in runs if run.info.run_name == "first"]
+    assert (run.info.run_id, run.info.status) == (finished.run_id, "FINISHED")
+    assert (run.data.params["variant"], run.data.params["global_batch_size"]) == ("deep_head", "8")
+    assert run.data.metrics["test/auc"] == pytest.approx(finished.metrics["auc"])
+    assert len(client.get_metric_history(finished.run_id, "validation/loss")) == 1
+    inputs = {entry.tags[0].value: entry.dataset.digest for entry in run.inputs.dataset_inputs}
+    assert inputs == dict.fromkeys(("train", "validation", "test"), finished.fingerprint[:36])
+    artifacts = {file.path for file in client.list_artifacts(finished.run_id)}
+    assert {"predictions.parquet", "history.json", "config.json", "figures"} <= artifacts
+
+
+def test_first_model_is_the_champion_and_names_its_run(finished):
+    assert (finished.model_name, finished.model_version, finished.alias) == ("realshard-resnet50", 1, "champion")
+    version = tracking.client_of().get_model_version_by_alias("realshard-resnet50", "champion")
+    assert version.run_id == finished.run_id
+
+
+def test_summary_says_what_came_out(finished):
+    text = job.describe_result(finished)
+    for part in ("first", "toy:1.0.0", "24 train, 9 validation, 11 test", finished.run_id, "version 1, alias champion"):
+        assert part in text
+
+
+def test_same_command_again_finds_the_job_finished(finished, data):
+    again = job.run(small(data))
+    assert again.is_reused
+    assert dataclasses.replace(again, is_reused=False) == finished
+
+
+def test_another_config_under_the_same_name_is_refused_with_the_difference(finished, data):
+    with pytest.raises(Refused, match="--epochs 1 -> 2"):
+        job.run(small(data, optimiser=OptimiserConfig(epochs=2, global_batch_size=8)))
+
+
+def test_another_dataset_under_the_same_name_is_refused(finished, tmp_path):
+    write_dataset(tmp_path, {"train": 24, "validation": 9, "test": 11}, seed=1)
+    with pytest.raises(Refused, match=r"dataset \w{12} -> \w{12}"):
+        job.run(small(tmp_path))
+
+
+def test_failure_in_a_worker_is_one_sentence_and_leaves_no_result(ray_session, data, realshard_home, tmp_path):
+    build_resnet50("gap_head", 32).save(tmp_path / "other.keras")
+    with pytest.raises(Refused, match="do not fit resnet50_deep_head") as caught:
+        job.run(small(data, model=ModelConfig(weights=str(tmp_path / "other.keras"), image_size=32)))
+    assert "\n" not in str(caught.value)
+    assert {path.name for path in JobFolder("first").path.iterdir()} == {".lock", "config.json"}
+    client = tracking.client_of()
+    (run,) = client.search_runs([client.get_experiment_by_name("realshard").experiment_id])
+    assert run.info.status == "FAILED"
+    assert tracking.find_finished("first") is None
+
+
+# -- refused before anything starts --
+
+
+def test_job_being_run_elsewhere_is_refused(realshard_home, data):
+    with JobFolder("first").locked(), pytest.raises(Refused, match="by another"):
+        job.run(small(data))
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"data": {"dataset": "absent"}}, r"tfds build tfds_builders/absent"),
+        ({"data": {"exclude": ("label=fake",)}}, "needs both classes"),
+        ({"data": {"only": ("categori=people",)}}, "no column 'categori'"),
+        ({"data": {"only": ("category=peeple",)}}, "peeple"),
+        ({"model": {"weights": "absent.keras"}}, "existing"),
+    ],
+)
+def test_bad_input_is_refused(changes, says, data, realshard_home):
+    config = small(data)
+    for group, values in changes.items():
+        config = dataclasses.replace(config, **{group: dataclasses.replace(getattr(config, group), **values)})
+    with pytest.raises(Refused, match=says) as caught:
+        job.run(config)
+    assert "\n" not in str(caught.value)
+    assert not (realshard_home / "jobs").exists()
+
+
+@pytest.fixture
+def closed_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+@pytest.mark.parametrize("variable", ["RAY_ADDRESS", "MLFLOW_TRACKING_URI"])
+def test_servers_that_do_not_answer_are_refused(variable, closed_port, data, realshard_home, monkeypatch):
+    scheme = "http://" if variable.startswith("MLFLOW") else ""
+    monkeypatch.setenv(variable, f"{scheme}127.0.0.1:{closed_port}")
+    with pytest.raises(Refused, match=f"127.0.0.1:{closed_port}"):
+        job.run(small(data))
+    assert not (realshard_home / "jobs").exists()
+
+
+def test_workers_that_do_not_fit_are_refused(ray_session, data, realshard_home):
+    with pytest.raises(Refused, match="must fit into the Ray cluster"):
+        job.run(small(data, cluster=ClusterConfig(workers=100)))
+
+
+def test_bare_script_says_how_to_build_the_dataset(repository, tmp_path):
+    environment = os.environ | {"TFDS_DATA_DIR": str(tmp_path), "REALSHARD_HOME": str(tmp_path / "home")}
+    script = str(repository / "trainers" / "resnet.py")
+    assert os.access(script, os.X_OK)
+    done = subprocess.run([sys.executable, script], env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "tfds build tfds_builders/ai_vs_human" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_new_names_are_all_different():
+    names = {job.new_name(Config()) for _ in range(50)}
+    assert len(names) == 50
+    assert all(name.startswith("resnet50-deep_head-") for name in names)
