@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 RANDOM_FRAME = -1  # as a number of frames: one, drawn at random
 _SEED = 42  # of the draw
+_PNG_LEVEL = 3  # three times as fast as the usual 6, for files 6 % larger
 
 
 def choose_frames(num_frames: int, wanted: int, id: str) -> list[int]:
@@ -124,5 +125,5 @@ def _png(frame: "av.VideoFrame") -> bytes:
     # rotation: degrees counter-clockwise, multiples of 90.
     pixels = np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90)
     file = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(pixels)).save(file, "PNG")
+    Image.fromarray(np.ascontiguousarray(pixels)).save(file, "PNG", compress_level=_PNG_LEVEL)
     return file.getvalue()
