@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from odd_images import ODD, encode, exif, rgb, turn
 from PIL import Image
 
-from tfds_builders.records.decode import decode_rgb, decode_tensor, encode_png, plain_bytes, to_png
+from tfds_builders.records.decode import decode_rgb, encode_png, plain_bytes, to_png
 from tfds_builders.records.header import BadImage, inspect
+from tfds_builders.records.pixels import decode_uint8
 
 LOSSLESS = [kind for kind in ODD if ODD[kind]().pixels is not None]
 CONVERTED = [kind for kind in ODD if kind.startswith(("gif", "webp", "tiff"))]
@@ -29,12 +30,12 @@ def test_both_decoders_give_the_same_pixels(kind):
     data = ODD[kind]().data
     pixels = decode_rgb(data)
     assert pixels.dtype == np.uint8
-    np.testing.assert_array_equal(decode_tensor(plain_bytes(data)).numpy(), pixels)
+    np.testing.assert_array_equal(decode_uint8(plain_bytes(data)).numpy(), pixels)
 
 
 def test_the_decoders_agree_inside_a_pipeline():
     files = [plain_bytes(ODD[kind]().data) for kind in ("jpeg_full_chroma", "png_palette", "jpeg_cmyk", "gif_plain")]
-    images = tf.data.Dataset.from_tensor_slices(files).map(decode_tensor)
+    images = tf.data.Dataset.from_tensor_slices(files).map(decode_uint8)
     assert images.element_spec == tf.TensorSpec([None, None, 3], tf.uint8)
     for file, image in zip(files, images, strict=True):
         np.testing.assert_array_equal(image.numpy(), decode_rgb(file))

@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from odd_images import ODD, encode, join, rgb
 
-from tfds_builders.records.decode import decode_rgb, decode_tensor, plain_bytes
+from tfds_builders.records.decode import decode_rgb, plain_bytes
 from tfds_builders.records.facts import CODES
 from tfds_builders.records.header import BadImage
+from tfds_builders.records.pixels import decode_uint8
 from tfds_builders.sharding.validate import LEVELS, validate
 
 PHOTOGRAPHS = [
@@ -125,7 +126,7 @@ def test_what_decoding_accepts_has_one_set_of_pixels(kind, draw):
     if kind.startswith("png") and draw.draw(st.booleans()):
         damaged = with_right_checksums(damaged)
     if refusal(damaged, "decode") is None:
-        np.testing.assert_array_equal(decode_tensor(plain_bytes(damaged)).numpy(), decode_rgb(damaged))
+        np.testing.assert_array_equal(decode_uint8(plain_bytes(damaged)).numpy(), decode_rgb(damaged))
 
 
 @settings(max_examples=100, deadline=None)
@@ -137,4 +138,4 @@ def test_what_the_structure_of_a_jpeg_accepts_has_one_set_of_pixels_or_none(kind
             pixels = decode_rgb(damaged)
         except BadImage:
             return
-        np.testing.assert_array_equal(decode_tensor(plain_bytes(damaged)).numpy(), pixels)
+        np.testing.assert_array_equal(decode_uint8(plain_bytes(damaged)).numpy(), pixels)

@@ -1,9 +1,9 @@
 """One file, the same pixels everywhere: training, validation, prediction and serving.
 
-Two decoders, one result. TensorFlow decodes the many plain files inside tf.data (`decode_tensor(plain_bytes(data))`);
-Pillow decodes the odd ones, and everything outside tf.data (`decode_rgb(data)`). The two are bit-equal, on one
-condition: TensorFlow's default JPEG transform is a fast approximation, off by up to 18 of 255 on a photograph of
-quality 95, so `decode_tensor` asks for the accurate one (3 to 5 % slower), and no other decoding op may be used.
+Two decoders, one result. TensorFlow decodes the many plain files inside tf.data, `pixels.decode_uint8` of
+`plain_bytes(data)`; Pillow decodes the odd ones, and everything outside tf.data (`decode_rgb(data)`). The two are
+bit-equal, on one condition: TensorFlow's default JPEG transform is a fast approximation, off by up to 18 of 255 on a photograph of
+quality 95, so `decode_uint8` asks for the accurate one (3 to 5 % slower), and no other decoding op may be used.
 
 What either does: the EXIF orientation is applied, the first frame of an animation is taken, alpha is dropped, 16 bits
 become 8 by `>> 8`, grey and CMYK become RGB.
@@ -11,21 +11,15 @@ become 8 by `>> 8`, grey and CMYK become RGB.
 This file travels inside registered models: NumPy, Pillow, and `header.py` with the modules that it imports.
 """
 
-from __future__ import annotations
-
 import io
 import struct
 import zlib
-from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
 from tfds_builders.records.facts import describe
 from tfds_builders.records.header import PNG_SIGNATURE, BadImage, ImageFacts, inspect
-
-if TYPE_CHECKING:
-    import tensorflow as tf
 
 # EXIF orientation -> what makes the image upright (Exif 2.32, tag 0x0112).
 _UPRIGHT = {
@@ -43,7 +37,7 @@ _BLOCK_BYTES = 1 << 20  # of pixels filtered at a time, so that a huge image nee
 
 
 def plain_bytes(data: bytes) -> bytes:
-    """The image as bytes that `decode_tensor` turns into its upright pixels: `data` itself for most files.
+    """The image as bytes that `decode_uint8` turns into its upright pixels: `data` itself for most files.
 
     Odd files (CMYK, BMP, GIF, WebP, TIFF, rotated by EXIF) come back as an uncompressed PNG of their pixels.
 
@@ -57,7 +51,7 @@ def plain_bytes(data: bytes) -> bytes:
 def decode_rgb(data: bytes) -> np.ndarray:
     """The pixels of an encoded image: uint8 [height, width, 3], RGB, 0..255, upright.
 
-    Bit-equal to `decode_tensor(plain_bytes(data))`.
+    Bit-equal to `pixels.decode_uint8(plain_bytes(data))`.
 
     Raises:
       BadImage: `data` is not an image that can be read, or is damaged.
@@ -74,14 +68,6 @@ def to_png(data: bytes) -> bytes:
       BadImage: `data` is not an image that can be read, or is damaged.
     """
     return encode_png(decode_rgb(data))
-
-
-def decode_tensor(encoded: tf.Tensor) -> tf.Tensor:
-    """TensorFlow's half: a scalar string tensor made by `plain_bytes` -> uint8 [height, width, 3], RGB, upright."""
-    import tensorflow as tf
-
-    # decode_jpeg reads PNG as well. It alone has dct_method: decode_image always takes the fast approximation.
-    return tf.io.decode_jpeg(encoded, channels=3, dct_method="INTEGER_ACCURATE")
 
 
 def _upright(data: bytes, facts: ImageFacts) -> Image.Image:
