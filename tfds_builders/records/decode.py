@@ -2,8 +2,9 @@
 
 Two decoders, one result. TensorFlow decodes the many plain files inside tf.data, `pixels.decode_uint8` of
 `plain_bytes(data)`; Pillow decodes the odd ones, and everything outside tf.data (`decode_rgb(data)`). The two are
-bit-equal, on one condition: TensorFlow's default JPEG transform is a fast approximation, off by up to 18 of 255 on a photograph of
-quality 95, so `decode_uint8` asks for the accurate one (3 to 5 % slower), and no other decoding op may be used.
+bit-equal, on one condition: TensorFlow's default JPEG transform is a fast approximation, off by up to 18 of 255 on a
+photograph of quality 95, so `decode_uint8` asks for the accurate one (3 to 5 % slower), and no other decoding op may be
+used.
 
 What either does: the EXIF orientation is applied, the first frame of an animation is taken, alpha is dropped, 16 bits
 become 8 by `>> 8`, grey and CMYK become RGB.
