@@ -1,6 +1,5 @@
 """Celeb-DF: interviews of celebrities, and the same clips with the face of another one."""
 
-import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
@@ -10,16 +9,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import tensorflow_datasets as tfds
 
-from tfds_builders.records.errors import Refused
 from tfds_builders.records.schema import LABELS
 from tfds_builders.sharding.builder import ShardedBuilder, draw_splits
 from tfds_builders.sharding.layout import contradiction, unlabelled
 from tfds_builders.sharding.manifest import Excluded, Record
+from tfds_builders.sharding.settings import whole_number
 from tfds_builders.sharding.sources import Source
 from tfds_builders.sharding.video import RANDOM_FRAME
 
 FRACTIONS = {"train": 0.7, "validation": 0.15, "test": 0.15}
-DEFAULT_FRAMES = 10
+DEFAULT_FRAMES = 10  # of each video
+MAX_FRAMES = 1_000_000
 # id0_0003.mp4 is a clip of id0; id0_id16_0005.mp4 is one of id0 (the target) with the face of id16 (the source).
 _NAME = re.compile(r"(?P<target>id\d+)_(?:(?P<source>id\d+)_)?\d+\.mp4", re.IGNORECASE)
 _FOLDERS = {
@@ -43,7 +43,8 @@ class Builder(ShardedBuilder):
 
     def records(self, source: Source) -> Iterator[Record | Excluded]:
         """Label and identity from the file names; frames as REALSHARD_FRAMES says."""
-        frames = _frames()
+        meaning, words = "the number of frames to take of each video", {"random": RANDOM_FRAME}
+        frames = whole_number("REALSHARD_FRAMES", DEFAULT_FRAMES, 1, MAX_FRAMES, meaning, words)
         for entry in source.entries():
             path = PurePosixPath(entry.id)
             name = _NAME.fullmatch(path.name)
@@ -72,15 +73,3 @@ class Builder(ShardedBuilder):
         side = dict(zip(scan["group"].to_pylist(), split, strict=True))
         is_clean = [not name or side.get(name, here) == here for name, here in zip(source, split, strict=True)]
         return {"split": split, "scheme_identities": np.where(is_clean, split, "").astype(object)}
-
-
-def _frames() -> int:
-    text = os.environ.get("REALSHARD_FRAMES", str(DEFAULT_FRAMES))
-    if text == "random":
-        return RANDOM_FRAME
-    if not (text.isascii() and text.isdigit() and 0 < int(text) < 2**31):
-        raise Refused(
-            f"REALSHARD_FRAMES must be the number of frames to take of each video, or `random` for one; received "
-            f"{text!r}."
-        )
-    return int(text)

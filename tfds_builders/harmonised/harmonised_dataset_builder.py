@@ -1,6 +1,5 @@
 """A built dataset once more, with all its images cropped, resampled and encoded alike."""
 
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -15,9 +14,11 @@ from tfds_builders.records.framing import HEADER_BYTES
 from tfds_builders.records.schema import MANIFEST, SCHEME_PREFIX
 from tfds_builders.sharding.builder import ShardedBuilder
 from tfds_builders.sharding.manifest import Excluded, Record
+from tfds_builders.sharding.settings import whole_number
 from tfds_builders.sharding.sources import SLICE, Entry, Source
 
 DEFAULT_SIDE = 224  # pixels: what the published networks take
+MIN_SIDE, MAX_SIDE = 8, 65_500  # one block of a JPEG, and the most that it can hold
 _COLUMNS = (
     "id", "split", "label", "category", "group", "video", "generator", "bytes", "sha256", "shard", "offset",
     "image_offset",
@@ -39,7 +40,7 @@ class Builder(ShardedBuilder):
 
     def records(self, source: Source) -> Iterator[Record | Excluded]:
         """Every record of the built dataset, as bytes inside its shards."""
-        side = _side()
+        side = whole_number("REALSHARD_HARMONISED_SIDE", DEFAULT_SIDE, MIN_SIDE, MAX_SIDE, "a side in pixels")
         self._built = _find_built(source.root)
         for batch in pq.ParquetFile(self._built / MANIFEST).iter_batches(columns=list(_COLUMNS)):
             for row in batch.to_pylist():
@@ -73,10 +74,3 @@ def _find_built(folder: Path) -> Path:
             f"{': ' + ', '.join(map(str, found)) if found else ''}. {Builder.MANUAL_DOWNLOAD_INSTRUCTIONS}"
         )
     return found[0].resolve()
-
-
-def _side() -> int:
-    text = os.environ.get("REALSHARD_HARMONISED_SIDE", str(DEFAULT_SIDE))
-    if not (text.isascii() and text.isdigit() and 8 <= int(text) <= 65_500):
-        raise Refused(f"REALSHARD_HARMONISED_SIDE must be a side in pixels, from 8 on; received {text!r}.")
-    return int(text)
