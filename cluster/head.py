@@ -24,13 +24,14 @@ import psutil
 import simple_parsing
 from simple_parsing import DashVariant
 
-from cluster.ports import LOOPBACK, pick_free_port, require_free
+from cluster.head_process import READY
+from cluster.ports import LOOPBACK, require_free
 from tfds_builders.records.errors import Refused
 from tfds_builders.records.ray_address import LOOPBACK_ENVIRONMENT
 from trainers.home import home
 
 ROOT = Path(__file__).resolve().parents[1]
-START_SECS = 120  # importing Ray and starting its seven processes takes 5-10 s on two idle cores
+START_SECS = 120  # importing Ray and starting its processes takes 5-10 s on two idle cores
 STOP_SECS = 5  # without jobs Ray ends in 2 s; with one it waits for processes that ignore being asked
 MARK = "REALSHARD_RAY_HEAD"  # environment variable
 
@@ -99,14 +100,9 @@ def start(dashboard_port: int = 8265, num_cpus: int | None = None) -> Head:
             f"{running.directory}): use it, or end it with `make cluster-down`"
         )
     require_free(dashboard_port, "Ray's dashboard and job server", "say `python -m cluster.head up --dashboard-port N`")
-    port, client_port, agent_port = (pick_free_port() for _ in range(3))  # Ray's fixed defaults admit one head only
-    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"]
-    command += [f"--node-ip-address={LOOPBACK}", f"--port={port}", f"--ray-client-server-port={client_port}"]
-    command += ["--min-worker-port=0", "--max-worker-port=0", f"--dashboard-agent-listen-port={agent_port}"]
-    command += ["--include-dashboard=true", f"--dashboard-host={LOOPBACK}", f"--dashboard-port={dashboard_port}"]
-    command += ["--disable-usage-stats", "--log-color=false"]
+    command = [sys.executable, "-m", "cluster.head_process", "--dashboard-port", str(dashboard_port)]
     if num_cpus is not None:
-        command.append(f"--num-cpus={num_cpus}")
+        command += ["--num-cpus", str(num_cpus)]
 
     state_file().parent.mkdir(parents=True, exist_ok=True)
     log = state_file().with_suffix(".log")
@@ -126,28 +122,35 @@ def start(dashboard_port: int = 8265, num_cpus: int | None = None) -> Head:
         started=psutil.Process(child.pid).create_time(),
         mark=mark,
         dashboard=f"http://{LOOPBACK}:{dashboard_port}",
-        address=f"{LOOPBACK}:{port}",
+        address="",
         directory=str(ROOT),
         log=str(log),
     )
-    state_file().write_text(json.dumps(dataclasses.asdict(head), indent=2) + "\n")
+    _write(head)  # at once, so that `down` finds one that was interrupted while it started
     try:
-        _wait_until_ready(head, child)
-        _note_address(head)
+        head = dataclasses.replace(head, address=_wait_until_ready(head, child))
     except BaseException:
         stop(head)
         raise
+    _write(head)
+    _note_address(head)
     return head
 
 
-def _wait_until_ready(head: Head, child: subprocess.Popen) -> None:
-    """Returns when Ray is up and its job server answers; raises Refused when Ray ends or takes too long."""
+def _write(head: Head) -> None:
+    state_file().write_text(json.dumps(dataclasses.asdict(head), indent=2) + "\n")
+
+
+def _wait_until_ready(head: Head, child: subprocess.Popen) -> str:
+    """The address, when Ray is up and its job server answers; raises Refused when Ray ends or takes too long."""
     deadline = time.monotonic() + START_SECS
     while time.monotonic() < deadline:
+        log = Path(head.log).read_text(errors="replace")
         if child.poll() is not None:
-            raise Refused(f"Ray did not start, see {head.log}; it says: {_last_error(head.log)}")
-        if "Ray runtime started" in Path(head.log).read_text(errors="replace") and _answers(head.dashboard):
-            return
+            raise Refused(f"Ray did not start, see {head.log}; it says: {_last_error(log)}")
+        ready = [line.removeprefix(READY) for line in log.splitlines() if line.startswith(READY)]
+        if ready and _answers(head.dashboard):
+            return ready[0]
         time.sleep(0.25)
     raise Refused(f"Ray's job server at {head.dashboard} did not answer within {START_SECS} s: see {head.log}")
 
@@ -161,7 +164,7 @@ def _answers(dashboard: str) -> bool:
 
 
 def _last_error(log: str) -> str:
-    lines = [line.strip() for line in Path(log).read_text(errors="replace").splitlines() if line.strip()]
+    lines = [line.strip() for line in log.splitlines() if line.strip()]
     return next((line for line in reversed(lines) if "Error" in line), lines[-1] if lines else "(nothing)")
 
 

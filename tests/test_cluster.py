@@ -49,14 +49,9 @@ def settings(tmp_path_factory):
 @pytest.fixture(scope="module")
 def running(settings):
     """A head on a free port."""
-    started = head.start(dashboard_port=free_dashboard_port(), num_cpus=2)
+    started = head.start(dashboard_port=pick_free_port(), num_cpus=2)
     yield started
     head.stop(started)
-
-
-def free_dashboard_port() -> int:
-    """Not one of those that Ray keeps for itself."""
-    return next(port for port in iter(pick_free_port, 0) if not 10002 <= port <= 19999)
 
 
 def user_environment() -> dict[str, str]:
@@ -158,7 +153,7 @@ def test_status_and_a_busy_port(running, tmp_path):
 
 def test_down_ends_every_process_and_no_other(settings):
     """After the other tests of the head: this one takes it down, with a job still running on it."""
-    running = head.find_running() or head.start(dashboard_port=free_dashboard_port())
+    running = head.find_running() or head.start(dashboard_port=pick_free_port())
     bystander = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     submitted = shell("ray", "job", "submit", "--no-wait", "--", "sleep", "600")
     assert submitted.returncode == 0
