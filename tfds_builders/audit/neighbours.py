@@ -16,6 +16,7 @@ import numpy as np
 
 BITS = 64
 _CHUNKS_IN_KEY = 3
+_DENSE = 8  # measured: gathering costs about eight times as much a pair
 
 
 def near_pairs(hashes: np.ndarray, radius: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -42,19 +43,34 @@ def near_pairs(hashes: np.ndarray, radius: int) -> Iterator[tuple[np.ndarray, np
     for chosen in itertools.combinations(range(num_chunks), _CHUNKS_IN_KEY):
         order, keys = _sorted_by(hashes, [chunks[chunk] for chunk in chosen])
         in_order = hashes[order]
-        # Every run of equal keys, all pairs at distance 1 in it, then 2, ...; what is left shrinks with each step.
-        at, step = np.flatnonzero(keys[1:] == keys[:-1]), 1
-        while len(at):
-            differing = in_order[at] ^ in_order[at + step]
-            near = np.flatnonzero(np.bitwise_count(differing) <= radius)
+        for at, step in _near_in_runs(in_order, keys, radius):
+            near = at[_is_first(in_order[at] ^ in_order[at + step], chunks, chosen)]
             if len(near):
-                near = near[_is_first(differing[near], chunks, chosen)]
-                left, right = order[at[near]], order[at[near] + step]
-                if len(near):
-                    yield np.minimum(left, right), np.maximum(left, right)
-            step += 1
-            at = at[: np.searchsorted(at, len(keys) - step)]
-            at = at[keys[at + step] == keys[at]]
+                left, right = order[near], order[near + step]
+                yield np.minimum(left, right), np.maximum(left, right)
+
+
+def _near_in_runs(hashes: np.ndarray, keys: np.ndarray, radius: int) -> Iterator[tuple[np.ndarray, int]]:
+    """Yields (positions, step) with popcount(h[position] ^ h[position + step]) <= radius, for all pairs of equal key.
+
+    Pairs of other keys may be among them. First all pairs one step apart in every run of equal keys, then two, ...
+
+    Args:
+      hashes, keys: uint64 [n], sorted by key.
+    """
+    starts = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]])) if len(keys) else np.empty(0, np.int64)
+    lengths = np.diff(np.append(starts, len(keys)))
+    # following: how many of the run come after each position, (n,). Those with most come first, so that the ones still
+    # active at a step are a prefix.
+    following = np.repeat(starts + lengths, lengths) - np.arange(len(keys)) - 1
+    active = np.argsort(-following, kind="stable")
+    num_active = np.searchsorted(-following[active], -np.arange(1, max(lengths, default=1)), side="right")
+    for step, count in enumerate(num_active.tolist(), start=1):
+        if count > len(keys) // _DENSE:  # comparing all of them in place is faster than gathering some
+            yield np.flatnonzero(np.bitwise_count(hashes[:-step] ^ hashes[step:]) <= radius), step
+        else:
+            at = active[:count]
+            yield at[np.bitwise_count(hashes[at] ^ hashes[at + step]) <= radius], step
 
 
 def _sorted_by(hashes: np.ndarray, chunks: list[tuple[np.uint64, int]]) -> tuple[np.ndarray, np.ndarray]:
@@ -62,21 +78,21 @@ def _sorted_by(hashes: np.ndarray, chunks: list[tuple[np.uint64, int]]) -> tuple
     key = np.zeros(len(hashes), np.uint64)
     for start, width in chunks:
         key = (key << np.uint64(width)) | ((hashes >> start) & np.uint64((1 << width) - 1))
-    # Key and index in one integer: sorting values is several times faster than sorting indices by a key.
+    # Key and index in one integer: sorting values is several times faster than sorting indices by a key. Of keys wider
+    # than 36 bits the first are pushed out, which brings more pairs together than need be, and loses none.
     index_bits = np.uint64(28)
     packed = np.sort((key << index_bits) | np.arange(len(hashes), dtype=np.uint64))
     return (packed & np.uint64((1 << 28) - 1)).astype(np.int64), packed >> index_bits
 
 
 def _is_first(differing: np.ndarray, chunks: list[tuple[np.uint64, int]], chosen: tuple[int, ...]) -> np.ndarray:
-    """Whether no earlier choice of chunks brings these pairs together: bool [k].
+    """Whether `chosen` are the first 3 equal chunks of a pair, so that no earlier choice brought it together: bool [k].
 
-    The first choice for a pair is that of its first 3 equal chunks, so it is `chosen` if all chunks before the last
-    chosen one differ but for the chosen themselves.
+    Small radii make wide chunks, of which the sorted keys hold only a part: that the chosen are equal is checked too.
     """
     first = np.ones(len(differing), bool)
-    for chunk in range(chosen[-1]):
-        if chunk not in chosen:
-            start, width = chunks[chunk]
-            first &= (differing >> start) & np.uint64((1 << width) - 1) != 0
+    for chunk in range(chosen[-1] + 1):
+        start, width = chunks[chunk]
+        is_equal = (differing >> start) & np.uint64((1 << width) - 1) == 0
+        first &= is_equal if chunk in chosen else ~is_equal
     return first
