@@ -16,8 +16,8 @@ THUMBNAIL_SIDE = 16
 # 94 %, of copies with 2 % cut off each side 92 %. Of the 240,000 pairs of different crops none does.
 RADIUS = 8  # bits; half of all hash bits are set, so distances are even
 MIN_SIMILARITY = 0.9
-# A sky or a blank page has no structure beyond a gradient: its hash is noise. Of crops with a detail of 1.5 to 2, 95 % of
-# the JPEG 75 copies are found; below, ever fewer.
+# A sky or a blank page has no structure beyond a gradient: its hash is noise. Of crops with a detail of 1.5 to 2, 95 %
+# of the JPEG 75 copies are found; below, ever fewer.
 MIN_DETAIL = 1.5  # grey levels, standard deviation of the thumbnail without its trend
 
 _HASH_DCT = dct_matrix(32)[:8]
