@@ -139,6 +139,7 @@ def test_another_choice_of_frames_is_another_dataset(source, tmp_path, monkeypat
         built = sources.build(Builder, source, tmp_path / frames)
         summaries.append(json.loads((built / BUILD).read_text()))
     assert [summary["written"] for summary in summaries] == [30, 30, 60]
+    assert [summary["made_with"]["frames"] for summary in summaries] == [1, -1, 2]
     assert len({summary["fingerprint"] for summary in summaries}) == 3
 
 

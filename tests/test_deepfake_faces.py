@@ -230,3 +230,10 @@ def test_order_of_the_source_does_not_matter():
     one, other = (DeepfakeFaces.assign_splits(DeepfakeFaces, table) for table in (scan, scan.take(pa.array(order))))
     for name in one:
         assert (one[name][order] == other[name]).all()
+
+
+def test_the_published_mixture_is_one_scheme_of_both(tmp_path):
+    faces = sources.manifest(sources.build(DeepfakeFaces, sources.deepfake_faces(tmp_path / "faces"), tmp_path))
+    assert all(row["scheme_merged"] == row["scheme_balanced"] for row in faces)
+    other = sources.manifest(sources.build(DeepfakeAndReal, sources.deepfake_and_real(tmp_path / "other"), tmp_path))
+    assert all(row["scheme_merged"] == row["split"] for row in other)

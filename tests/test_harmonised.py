@@ -57,6 +57,13 @@ def test_the_manifest_tells_of_the_new_images(built):
         assert Image.open(io.BytesIO(record["image"])).size == (224, 224)
 
 
+def test_it_says_what_it_was_made_from(original, built):
+    build, source = (json.loads((folder / BUILD).read_text()) for folder in (built, original))
+    assert build["made_with"] == {
+        "dataset": "deepfake_faces", "version": "1.0.0", "fingerprint": source["fingerprint"], "side": 224
+    }  # fmt: skip
+
+
 def test_it_is_found_below_the_folder_too_and_the_same(original, built, tmp_path):
     other = sources.build(Builder, original.parent.parent, tmp_path)
     assert (other / BUILD).read_bytes() == (built / BUILD).read_bytes()

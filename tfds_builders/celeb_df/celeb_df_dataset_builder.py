@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pyarrow as pa
@@ -43,8 +43,7 @@ class Builder(ShardedBuilder):
 
     def records(self, source: Source) -> Iterator[Record | Excluded]:
         """Label and identity from the file names; frames as REALSHARD_FRAMES says."""
-        meaning, words = "the number of frames to take of each video", {"random": RANDOM_FRAME}
-        frames = whole_number("REALSHARD_FRAMES", DEFAULT_FRAMES, 1, MAX_FRAMES, meaning, words)
+        frames = _frames()
         for entry in source.entries():
             path = PurePosixPath(entry.id)
             name = _NAME.fullmatch(path.name)
@@ -65,6 +64,10 @@ class Builder(ShardedBuilder):
                 continue
             yield Record(entry, LABELS.index(label), group=group, video=entry.id, frames=frames)
 
+    def made_with(self, manual_dir: Path) -> Mapping[str, str | int]:
+        """How many frames were taken of each video; -1 for one at random."""
+        return {"frames": _frames()}
+
     def assign_splits(self, scan: pa.Table) -> Mapping[str, np.ndarray]:
         """70/15/15, no target on two sides; scheme_identities also leaves out fakes whose source is on another side."""
         split = draw_splits(scan, FRACTIONS, self.SPLIT_SEED)
@@ -73,3 +76,8 @@ class Builder(ShardedBuilder):
         side = dict(zip(scan["group"].to_pylist(), split, strict=True))
         is_clean = [not name or side.get(name, here) == here for name, here in zip(source, split, strict=True)]
         return {"split": split, "scheme_identities": np.where(is_clean, split, "").astype(object)}
+
+
+def _frames() -> int:
+    meaning, words = "the number of frames to take of each video", {"random": RANDOM_FRAME}
+    return whole_number("REALSHARD_FRAMES", DEFAULT_FRAMES, 1, MAX_FRAMES, meaning, words)

@@ -32,7 +32,10 @@ class Builder(ShardedBuilder):
         return place_by_folders(source)
 
     def assign_splits(self, scan: pa.Table) -> Mapping[str, np.ndarray]:
-        """The source's own three: its images are so alike that splits drawn from all of them leak (0.99 for 0.87)."""
+        """The source's own three: its images are so alike that splits drawn from all of them leak (0.99 for 0.87).
+
+        scheme_merged is the same, for the published mixture with deepfake_faces.
+        """
         split = np.array(scan["given_split"].to_pylist(), dtype=object)
         missing = [name for name in SPLITS if not (split == name).any()]
         if missing:
@@ -40,4 +43,4 @@ class Builder(ShardedBuilder):
                 f"{self.name} needs the source's own Train, Validation and Test folders, since splits drawn anew leak; "
                 f"without images there: {', '.join(missing)}. {self.MANUAL_DOWNLOAD_INSTRUCTIONS}"
             )
-        return {"split": split}
+        return {"split": split, "scheme_merged": split}

@@ -41,10 +41,11 @@ class Builder(ShardedBuilder):
             yield Record(entry, videos[name].label)
 
     def assign_splits(self, scan: pa.Table) -> Mapping[str, np.ndarray]:
-        """70/15/15 of whole groups, and scheme_balanced: as many real as fake, at most 16,000 of each."""
+        """70/15/15 of whole groups, and scheme_balanced: as many real as fake, at most 16,000 of each.
+
+        scheme_merged is the same, for the published mixture with deepfake_and_real.
+        """
         labels = scan["label"].to_numpy().astype(np.int64)
         split = draw_splits(scan, FRACTIONS, self.SPLIT_SEED)
-        return {
-            "split": split,
-            "scheme_balanced": balanced(labels, split, scan["id"], BALANCED_IMAGES_PER_LABEL, self.SPLIT_SEED),
-        }
+        subset = balanced(labels, split, scan["id"], BALANCED_IMAGES_PER_LABEL, self.SPLIT_SEED)
+        return {"split": split, "scheme_balanced": subset, "scheme_merged": subset}

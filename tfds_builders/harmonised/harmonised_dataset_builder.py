@@ -1,5 +1,6 @@
 """A built dataset once more, with all its images cropped, resampled and encoded alike."""
 
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import tensorflow_datasets as tfds
 
 from tfds_builders.records.errors import Refused
 from tfds_builders.records.framing import HEADER_BYTES
-from tfds_builders.records.schema import MANIFEST, SCHEME_PREFIX
+from tfds_builders.records.schema import BUILD, MANIFEST, SCHEME_PREFIX
 from tfds_builders.sharding.builder import ShardedBuilder
 from tfds_builders.sharding.manifest import Excluded, Record
 from tfds_builders.sharding.settings import whole_number
@@ -40,7 +41,7 @@ class Builder(ShardedBuilder):
 
     def records(self, source: Source) -> Iterator[Record | Excluded]:
         """Every record of the built dataset, as bytes inside its shards."""
-        side = whole_number("REALSHARD_HARMONISED_SIDE", DEFAULT_SIDE, MIN_SIDE, MAX_SIDE, "a side in pixels")
+        side = _side()
         self._built = _find_built(source.root)
         for batch in pq.ParquetFile(self._built / MANIFEST).iter_batches(columns=list(_COLUMNS)):
             for row in batch.to_pylist():
@@ -56,6 +57,11 @@ class Builder(ShardedBuilder):
                 )
                 said = {name: row[name] for name in ("label", "category", "group", "video", "generator", "split")}
                 yield Record(entry, **said, side=side)
+
+    def made_with(self, manual_dir: Path) -> Mapping[str, str | int]:
+        """The dataset that it was made from, and the size of the images."""
+        build = json.loads((_find_built(manual_dir) / BUILD).read_text())
+        return {name: build[name] for name in ("dataset", "version", "fingerprint")} | {"side": _side()}
 
     def assign_splits(self, scan: pa.Table) -> Mapping[str, np.ndarray]:
         """Splits and schemes as they were."""
@@ -74,3 +80,7 @@ def _find_built(folder: Path) -> Path:
             f"{': ' + ', '.join(map(str, found)) if found else ''}. {Builder.MANUAL_DOWNLOAD_INSTRUCTIONS}"
         )
     return found[0].resolve()
+
+
+def _side() -> int:
+    return whole_number("REALSHARD_HARMONISED_SIDE", DEFAULT_SIDE, MIN_SIDE, MAX_SIDE, "a side in pixels")

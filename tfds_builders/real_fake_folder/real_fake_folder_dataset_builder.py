@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -38,6 +39,10 @@ class Builder(ShardedBuilder):
         group_of = _group_of()
         table = read_table(source)
         return place_by_folders(source, group_of) if table is None else table.records(source, group_of)
+
+    def made_with(self, manual_dir: Path) -> Mapping[str, str | int]:
+        """The regular expression of the groups."""
+        return {"group_regex": settings.text(_GROUP_REGEX)}
 
     def assign_splits(self, scan: pa.Table) -> Mapping[str, np.ndarray]:
         """Given, completed or drawn 80/10/10; scheme_balanced with as many real as fake."""

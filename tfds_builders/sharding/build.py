@@ -9,7 +9,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +47,9 @@ class Options:
     max_quarantined: float  # share of the files found above which the build fails
     shard_config: ShardConfig
     start_anew: bool = False  # drop what an unfinished build left
+    made_with: Mapping[str, str | int] = field(
+        default_factory=dict
+    )  # settings of the builder, to be told in build.json
 
 
 @dataclass(frozen=True)
@@ -212,6 +215,7 @@ def _account(
         "version": options.version,
         "fingerprint": fingerprint.hexdigest(),
         "validation": options.validation,
+        "made_with": dict(options.made_with),
         "found": num_found,
         **total,
         "splits": {name: splits[name] for name in sorted(splits) if name},

@@ -52,6 +52,10 @@ class ShardedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         """
         return {"split": draw_splits(scan, FRACTIONS, self.SPLIT_SEED)}
 
+    def made_with(self, manual_dir: Path) -> Mapping[str, str | int]:
+        """Settings of this builder's own that decided the dataset, to be told in build.json."""
+        return {}
+
     def shared_info(self) -> tfds.core.DatasetInfo:
         """The DatasetInfo that all builders share; texts come from README.md, CITATIONS.bib and TAGS.txt."""
         return self.dataset_info_from_configs(
@@ -89,6 +93,7 @@ class ShardedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             max_quarantined=_max_quarantined(),
             shard_config=download_config.get_shard_config(),
             start_anew=download_config.download_mode.overwrite_dataset,
+            made_with=self.made_with(manual_dir),
         )
         # While TFDS builds, self.data_path is its incomplete folder and self.info's the final one.
         written, self._staging = build(
