@@ -94,7 +94,9 @@ def test_a_damaged_shard_is_noticed(tmp_path, monkeypatch):
     cut = next(row for row in sources.manifest(source) if row["split"] == "test")
     os.truncate(source / cut["shard"], 10)
     built = sources.build(Builder, source, tmp_path / "other")
-    assert set(sources.outcomes(built, QUARANTINE).values()) <= {"bad_checksum", "truncated", "zero_bytes"}
+    bad = sources.outcomes(built, QUARANTINE)
+    assert len(bad) == sum(other["split"] == "test" for other in sources.manifest(source)) + (row["split"] != "test")
+    assert {reason for id, reason in bad.items() if id != row["id"]} <= {"truncated", "zero_bytes"}
 
 
 def test_what_is_no_built_dataset_is_refused(original, tmp_path):
