@@ -10,6 +10,8 @@ PYTHON ?= $(shell for python in $(CANDIDATES); do \
 
 NEEDS_PYTHON = realshard needs Python 3.11, 3.12 or 3.13 with its venv module, found: $(or $(PYTHON),none). \
 	Install one (Debian: apt-get install python3.11-venv) or name it: make PYTHON=/usr/bin/python3.12
+NO_SPACES = realshard must lie in a path without spaces, since Ray cannot start its workers from one, received: $(CURDIR). \
+	Move or clone it elsewhere.
 
 STAMP := .venv/.installed
 RUN := .venv/bin/python
@@ -27,6 +29,7 @@ help:  ## list the targets (what `make` alone does)
 		printf '%-20s %s\n' "$$target" "$$text"; done
 
 $(STAMP): pyproject.toml constraints.txt
+	@case "$(CURDIR)" in *" "*) echo "$(NO_SPACES)" >&2; exit 1;; esac
 	@"$(PYTHON)" -c '$(IS_SUITABLE)' 2>/dev/null || { echo "$(NEEDS_PYTHON)" >&2; exit 1; }
 	@.venv/bin/python -c '$(IS_SUITABLE)' 2>/dev/null || "$(PYTHON)" -m venv --clear .venv
 	@echo "installing into .venv with the versions of constraints.txt ..."

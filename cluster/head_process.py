@@ -1,7 +1,8 @@
 """The process that a Ray head is: cluster/head.py starts it in the background and ends it.
 
-`ray start --head` would do, but also starts a server for Ray Client, which does not start from a path with spaces and
-takes the rest with it. A cluster of `ray.init` has what is needed: scheduler, object store, dashboard, job server.
+`ray start --head --block` would do, but has ports of its own choice (a server for Ray Client, 10,000 ports for workers)
+that other heads and the dashboard's port run into. A cluster of `ray.init` has what is needed: scheduler, object store,
+dashboard, job server.
 """
 
 import argparse

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
-from readme_tree import tree, with_tree
+from readme_tree import BEGIN, END, tree
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -74,6 +74,18 @@ def test_an_unsuitable_python_is_refused_in_a_sentence(tmp_path):
     assert not (tmp_path / ".venv").exists()
 
 
+def test_a_path_with_spaces_is_refused_before_anything_is_installed(tmp_path):
+    """Ray could not start its workers from there."""
+    folder = tmp_path / "my projects"
+    folder.mkdir()
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        shutil.copy(ROOT / name, folder)
+    run = make("-C", str(folder), "install")
+    assert run.returncode != 0
+    assert f"path without spaces, since Ray cannot start its workers from one, received: {folder}." in run.stderr
+    assert not (folder / ".venv").exists()
+
+
 def test_the_readme_names_only_targets_that_exist():
     listed = set(re.findall(r"^  make ([a-z-]+)", make().stdout, flags=re.MULTILINE))
     named = set(re.findall(r"`make ([a-z-]+)`", README)) | set(re.findall(r"^make ([a-z-]+)", README, flags=re.M))
@@ -81,10 +93,16 @@ def test_the_readme_names_only_targets_that_exist():
     assert named <= listed
 
 
-def test_the_tree_in_the_readme_is_that_of_the_source():
+def test_the_tree_in_the_readme_names_every_file():
     """`make format` renews it."""
-    assert with_tree(README) == README
-    for line in tree().splitlines():
+
+    def names(lines: str) -> list[str]:
+        """Each line up to its words, so with its depth."""
+        return [re.match(r" *\S+", line)[0] for line in lines.splitlines() if line]
+
+    written = README.split(BEGIN)[1].split(END)[0]
+    assert names(written) == names(tree())
+    for line in written.splitlines():
         assert len(line.split(maxsplit=1)) == 2, f"no word about {line}"
 
 

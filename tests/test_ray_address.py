@@ -2,6 +2,7 @@
 
 import os
 import socket
+import sys
 
 import psutil
 import pytest
@@ -57,6 +58,13 @@ def test_an_address_that_does_not_answer_is_refused_in_a_sentence(environment, a
         prepare_ray_address()
     assert address in str(refusal.value)
     assert "\n" not in str(refusal.value)
+
+
+def test_a_python_that_ray_cannot_start_is_refused(environment):
+    """Workers of Ray Train would never come up, and nobody would say so."""
+    environment.setattr(sys, "executable", "/home/me/my projects/.venv/bin/python")
+    with pytest.raises(Refused, match=r"path with spaces, received /home/me/my projects"):
+        prepare_ray_address()
 
 
 def test_no_process_of_a_local_cluster_listens_beyond_loopback(ray_session):

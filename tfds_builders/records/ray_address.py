@@ -8,6 +8,7 @@ Linux too; so a local cluster is private without tokens. A cluster beyond this m
 
 import os
 import socket
+import sys
 
 from tfds_builders.records.errors import Refused
 
@@ -29,8 +30,14 @@ def prepare_ray_address() -> str:
     Ray is imported, which is when Ray reads these settings.
 
     Raises:
-      Refused: RAY_ADDRESS is set and nothing listens there (Ray itself would try for most of a minute).
+      Refused: RAY_ADDRESS is set and nothing listens there (Ray itself would try for most of a minute), or Python is in
+        a path with spaces (Ray would wait for its workers for ever).
     """
+    if " " in sys.executable:
+        raise Refused(
+            f"Ray cannot start its workers from a path with spaces, received {sys.executable}: "
+            "make the virtual environment elsewhere"
+        )
     address = os.environ.get("RAY_ADDRESS") or "local"
     host, separator, port = address.removeprefix("ray://").rpartition(":")
     if address == "local" or host in _LOOPBACK_HOSTS:
