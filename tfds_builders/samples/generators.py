@@ -22,14 +22,14 @@ def transposed_convolution(image: np.ndarray, random: np.random.Generator) -> np
     spread[::2, ::2] = small
     side = int(random.choice([3, 4]))
     tent = 1 - np.abs(np.arange(side) - (side - 1) / 2) / (side / 2 + 0.5)
-    kernel = np.outer(tent, tent) * random.uniform(0.8, 1.2, (side, side))
+    kernel = np.outer(tent, tent) * random.uniform(0.4, 1.6, (side, side))
     return ndimage.convolve(spread, (4 * kernel / kernel.sum())[..., None], mode="reflect")
 
 
 def nearest_convolution(image: np.ndarray, random: np.random.Generator) -> np.ndarray:
     """Half the size, every pixel doubled, then a 3x3 convolution: the up-sampling of many decoders."""
     doubled = _half(image).repeat(2, axis=0).repeat(2, axis=1)
-    kernel = np.full((3, 3), random.uniform(0.04, 0.1)) * random.uniform(0.7, 1.3, (3, 3))
+    kernel = np.full((3, 3), random.uniform(0.01, 0.04)) * random.uniform(0.5, 1.5, (3, 3))
     kernel[1, 1] += 1 - kernel.sum()
     return ndimage.convolve(doubled, kernel[..., None], mode="reflect")
 
@@ -41,7 +41,7 @@ def pixel_shuffle(image: np.ndarray, random: np.random.Generator) -> np.ndarray:
         [ndimage.convolve(small, random.normal(0, 0.12, (3, 3))[..., None], mode="reflect") for _ in range(4)]
     )
     hidden = np.maximum(hidden, 0)  # (4, side/2, side/2, 3)
-    mixing = random.normal(0, 0.25, (4, 4))
+    mixing = random.normal(0, 0.6, (4, 4))
     phases = np.einsum("pq,qyxc->pyxc", mixing, hidden)
     result = np.empty_like(image)
     base = ndimage.zoom(small, (2, 2, 1), order=1, grid_mode=True, mode="reflect")
@@ -59,7 +59,7 @@ def spectral(image: np.ndarray, random: np.random.Generator) -> np.ndarray:
     spectrum = np.fft.fft2(image, axes=(0, 1))
     frequency = np.abs(np.fft.fftfreq(side))
     outer = np.maximum(*np.meshgrid(frequency, frequency)) > random.uniform(0.2, 0.25)
-    mirrored = np.roll(spectrum, (side // 2, side // 2), axis=(0, 1)) * random.uniform(0.02, 0.05)
+    mirrored = np.roll(spectrum, (side // 2, side // 2), axis=(0, 1)) * random.uniform(0.06, 0.12)
     phase = np.exp(2j * np.pi * random.random((side, side, 1)))
     spectrum = np.where(outer[..., None], mirrored * phase + 0.5 * spectrum * random.uniform(0, 0.4), spectrum)
     return np.fft.ifft2(spectrum, axes=(0, 1)).real
@@ -70,9 +70,9 @@ def splice(image: np.ndarray, random: np.random.Generator) -> np.ndarray:
     side = image.shape[0]
     turned = ndimage.rotate(image, random.uniform(8, 25), axes=(0, 1), order=1, reshape=False, mode="reflect")
     small = ndimage.zoom(turned, (0.5, 0.5, 1), order=1, grid_mode=True, mode="reflect")
-    donor = ndimage.zoom(small, (2, 2, 1), order=1, grid_mode=True, mode="reflect")
+    donor = small.repeat(2, axis=0).repeat(2, axis=1)
     y, x = np.mgrid[0:side, 0:side] / side
-    centre, radius = random.uniform(0.4, 0.6, 2), random.uniform(0.38, 0.5, 2)
+    centre, radius = random.uniform(0.4, 0.6, 2), random.uniform(0.5, 0.7, 2)
     distance = np.hypot((y - centre[0]) / radius[0], (x - centre[1]) / radius[1])
     mask = np.clip((1.05 - distance) / 0.15, 0, 1)[..., None]
     return mask * donor + (1 - mask) * image

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
+from scipy import ndimage
 
 from tfds_builders.samples.generators import GENERATORS
 from tfds_builders.samples.photographs import PHOTOGRAPHS, Photograph, pixels_of
@@ -15,10 +16,10 @@ from tfds_builders.samples.photographs import PHOTOGRAPHS, Photograph, pixels_of
 _SCALES = (0.5, 1.6)  # pixels of the photograph per pixel of the sample
 _MIN_CONTRAST = 12  # standard deviation, of 255: a piece of clear sky shows nothing of how it was made
 _MAX_DRAWS = 20  # of a crop with contrast
-_QUALITIES = (80, 100)  # of the JPEG that every sample has been through
-_GRAIN = (0.004, 0.016)  # standard deviation of the sensor noise, of the range 0..1
-_MAX_GRAIN = 0.08
-_GRAIN_STEPS = 5
+_QUALITIES = (92, 100)  # of the JPEG that every sample has been through
+_GRAIN = (0.001, 0.004)  # standard deviation of the sensor noise, of the range 0..1
+_GAINS = (0.25, 8.0)  # of a fake's fine detail
+_GAIN_STEPS = 6
 
 
 class Sample(NamedTuple):
@@ -87,16 +88,17 @@ def _expose(pixels: np.ndarray, noise: np.ndarray, grain: float, quality: int) -
 
 
 def _expose_alike(pixels: np.ndarray, noise: np.ndarray, grain: float, quality: int, num_bytes: int) -> bytes:
-    """As `_expose`, with as much noise as makes the file about as long as `num_bytes`.
+    """As `_expose`, with the fine detail made stronger or weaker until the file is about as long as `num_bytes`.
 
     Re-synthesis smooths, and smooth images make short files; a detector would learn the length of the file instead.
     """
-    low, high = 0.0, _MAX_GRAIN
+    smooth = ndimage.gaussian_filter(pixels, (1, 1, 0), mode="reflect")
+    low, high, gain = *_GAINS, 1.0
     best = _expose(pixels, noise, grain, quality)
-    for _ in range(_GRAIN_STEPS):
+    for _ in range(_GAIN_STEPS):
         if abs(len(best) - num_bytes) < 0.01 * num_bytes:
             break
-        low, high = (grain, high) if len(best) < num_bytes else (low, grain)
-        grain = (low + high) / 2
-        best = _expose(pixels, noise, grain, quality)
+        low, high = (gain, high) if len(best) < num_bytes else (low, gain)
+        gain = (low * high) ** 0.5
+        best = _expose(smooth + gain * (pixels - smooth), noise, grain, quality)
     return best
