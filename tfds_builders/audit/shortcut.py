@@ -10,6 +10,10 @@ Five families of facts, each tested on its own, so that the finding names the wa
   different ways: medium at most.
 Gradient-boosted trees, 5-fold cross-validated by group; the AUC's interval is a bootstrap over groups. A severity
 follows from the interval's lower end, never from the AUC itself.
+
+Measured on 423 crops of 15 photographs: with labels at random, 30 times by crop and 30 times by photograph, the lower
+end was above 0.55 in 1 of 120 tests of a family (0.567) and never above 0.65; with one class through JPEG and both
+stored as PNG, pixel_grid had an AUC of 0.96 to 0.99 and a lower end of 0.92 to 0.98 at the qualities 50 to 98.
 """
 
 import dataclasses
@@ -25,7 +29,9 @@ from tfds_builders.audit.findings import Finding
 from tfds_builders.audit.grid import GRID
 from tfds_builders.audit.scan import Scanned
 
-HIGH, MEDIUM, LOW = 0.80, 0.65, 0.55  # lower ends of the AUC's 95 % interval
+# Lower ends of the AUC's 95 % interval. If a share s of one class carries a mark, and the rest says nothing, the AUC is
+# 0.5 + s / 2: these are 60 %, 30 % and 10 % of a class given away.
+HIGH, MEDIUM, LOW = 0.80, 0.65, 0.55
 MAX_ROWS = 20_000  # enough for an interval of +-0.01, and a fit takes a second
 MIN_OF_EACH_CLASS = 20
 
@@ -105,6 +111,8 @@ def find_shortcuts(dataset: BuiltDataset, scanned: Scanned, seed: int = 0) -> tu
     groups = _groups(table)
     families = _families(table, scanned, usable)
     families["all"] = {name: values for facts in families.values() for name, values in facts.items()}
+    import sklearn.ensemble  # noqa: F401  (limits hold for libraries that are loaded already)
+
     # One thread: on a busy machine OpenMP's threads wait for one another so long that it takes a hundred times more.
     with threadpool_limits(1):
         results = [_test(family, facts, labels, groups, seed) for family, facts in families.items()]
