@@ -25,6 +25,7 @@ from tfds_builders.audit.scan import scan
 from tfds_builders.audit.shortcut import LOW, find_shortcuts
 from tfds_builders.records.errors import Refused
 from tfds_builders.records.schema import MANIFEST
+from tfds_builders.sharding.harmonise import harmonise
 
 NUM_COPIES = 30
 LEAKING = ("brick", "cat", "coffee", "grass", "gravel")
@@ -382,6 +383,13 @@ def test_plain_shortcuts_are_found_with_the_fact_that_gives_them_away(plant, cod
     _, findings = find_shortcuts(dataset, scan(dataset, np.arange(len(records)), 400, show_progress=False))
     assert by_code(findings)[code].severity == severity
     assert feature in by_code(findings)[code].numbers["features"]
+
+
+def test_nothing_is_left_of_the_shortcut_after_the_cure(tmp_path):
+    records = [dataclasses.replace(record, image=harmonise(record.image, 72)) for record in hidden_in_png(75)]
+    dataset = load(write_records(tmp_path, records))
+    _, findings = find_shortcuts(dataset, scan(dataset, np.arange(len(records)), 1000, show_progress=False))
+    assert findings == []
 
 
 @pytest.mark.long
