@@ -3,7 +3,8 @@
     python -m tfds_builders.samples ai_vs_human --out corpus --images 2000 --seed 0
 
 Real images are crops of photographs that scikit-image and scikit-learn ship; fakes are other crops, re-synthesised by
-processes that leave the traces of image generators. 2,000 images take about 15 seconds on two cores.
+processes that leave the traces of image generators. 2,000 images take about 15 seconds on two cores. In the layout
+`celeb_df` an image is a short video.
 """
 
 import argparse
