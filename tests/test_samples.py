@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from scipy import ndimage
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GroupKFold, cross_val_predict
@@ -88,7 +89,9 @@ def test_generators_change_the_picture_and_keep_its_content(name):
     image = np.stack([y, x, (y + x) / 2], axis=-1).astype(np.float32)
     fake = GENERATORS[name](image, random)
     assert fake.shape == image.shape
-    assert 1e-4 < np.abs(fake - image).mean() < 0.1
+    assert np.abs(fake - image).mean() > 1e-3
+    coarse = [ndimage.gaussian_filter(pixels, (4, 4, 0)).ravel() for pixels in (image, fake)]
+    assert np.corrcoef(coarse)[0, 1] > 0.9
 
 
 def test_the_file_tells_nothing_of_the_class(corpus):

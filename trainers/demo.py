@@ -43,9 +43,9 @@ class Settings:
     """The numbers of the demo; the test runs the same code with smaller ones."""
 
     folder: Path = Path("runs/demo")
-    num_images: int = 2400
-    image_size: int = 128  # pixels, of the corpus
-    train_image_size: int = 96
+    num_images: int = 4000
+    image_size: int = 64  # pixels, of the corpus
+    train_image_size: int = 64
     epochs: int = 4
     left_out: str = "pixel_shuffle"  # the generator whose fakes are not trained on
 
