@@ -53,7 +53,7 @@ def test_the_callers_options_are_not_the_demos(monkeypatch, capfd):
 
 @pytest.mark.long
 def test_the_whole_road_and_the_second_time(tmp_path, realshard_home, capfd):
-    settings = demo.Settings(tmp_path / "demo", num_images=240, image_size=32, train_image_size=32, epochs=1)
+    settings = demo.Settings(tmp_path / "demo", num_images=240, image_size=32, epochs=1)
     first = demo.Demo(settings).run()
     printed = capfd.readouterr().out
     assert first == json.loads((settings.folder / "summary.json").read_text())

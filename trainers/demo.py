@@ -22,6 +22,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import simple_parsing
+
 from tfds_builders.records.errors import Refused
 from trainers.config import ENVIRONMENT_PREFIX
 from trainers.dataset import DATASET_INFO, Dataset, find, load
@@ -40,14 +42,16 @@ NOISE = (
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """The numbers of the demo; the test runs the same code with smaller ones."""
+    """The numbers of the demo; its test runs the same code with smaller ones."""
 
-    folder: Path = Path("runs/demo")
-    num_images: int = 4000
-    image_size: int = 64  # pixels, of the corpus
-    train_image_size: int = 64
-    epochs: int = 4
-    left_out: str = "pixel_shuffle"  # the generator whose fakes are not trained on
+    folder: Path = Path("runs/demo")  # What is made, but for MLflow's runs and models.
+    num_images: int = 2400  # Images of the corpus, half of them fake.
+    # Side of the images, pixels; trained on at this size: resizing would take away what tells them apart.
+    image_size: int = 64
+    left_out: str = "pixel_shuffle"  # The generator whose fakes are not trained on.
+    epochs: int = 6  # Passes over the training images.
+    global_batch_size: int = 32  # Images a step, over both devices.
+    learning_rate: float = 1e-3  # Of Adam.
 
 
 def corpus_command(settings: Settings) -> list[str]:
@@ -70,11 +74,11 @@ def train_command(settings: Settings, fingerprint: str) -> list[str]:
         "exclude": f"generator={settings.left_out}",
         "variant": "gap_head",
         "weights": "none",
-        "image-size": settings.train_image_size,
+        "image-size": settings.image_size,
         "epochs": settings.epochs,
         "head-epochs": 0,
-        "learning-rate": 1e-3,
-        "global-batch-size": 32,
+        "learning-rate": settings.learning_rate,
+        "global-batch-size": settings.global_batch_size,
         "devices-per-worker": 2,
     }
     arguments = [argument for name, value in options.items() for argument in (f"--{name}", str(value))]
@@ -263,10 +267,10 @@ def table(summary: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    """Runs the demo in the repository root."""
+    """The command line; runs in the repository root."""
     os.chdir(ROOT)
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-    settings = Settings()
+    settings = simple_parsing.parse(Settings, add_option_string_dash_variants=simple_parsing.DashVariant.DASH)
     summary = Demo(settings).run()
     print(f"\n=== the demo is done\n{table(summary)}\n")
     print(f"all figures: {settings.folder / 'summary.json'};  the run and its curves: make ui")
