@@ -42,15 +42,14 @@ def _constant(split: str, labels: np.ndarray) -> dict:
 
 def _judge_constant(rows: list[dict], whole: dict) -> list[Finding]:
     worst = max([row for row in rows if row["balanced_accuracy"]] or [whole], key=lambda row: row["accuracy"])
-    if worst["accuracy"] < LOW_CONSTANT:
+    if worst["accuracy"] < LOW_CONSTANT or not worst["balanced_accuracy"]:
         return []
     larger, smaller = sorted((worst["real"], worst["fake"]), reverse=True)
-    ratio = f"{larger / smaller:.1f}:1" if smaller else "all of one class"
     return [
         Finding(
             "class_imbalance",
             graded(worst["accuracy"], high=HIGH_CONSTANT, medium=MEDIUM_CONSTANT),
-            f"The split {worst['split']} has {worst['real']:,} real and {worst['fake']:,} fake images ({ratio}): "
+            f"The split {worst['split']} has {worst['real']:,} real and {worst['fake']:,} fake images ({larger / smaller:.1f}:1): "
             f"always saying {worst['constant']} has an accuracy of {worst['accuracy']:.3f}, and a balanced accuracy of "
             "0.5.",
             "Judge by balanced accuracy and AUC, never by accuracy; train on a balanced scheme or with class weights.",
