@@ -158,7 +158,7 @@ class Demo:
         model = f"models:/{result['model_name']}/{result['model_version']}"
         run_command(["python", "-m", "trainers.predict", "--model", model, *files])
 
-    def _reuse(self, stage: str, path: Path) -> None:
+    def _reuse(self, stage: str, path: Path | str) -> None:
         self.reused.append(stage)
         print(f"already there, used again: {path}", flush=True)
 
