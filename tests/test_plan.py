@@ -45,7 +45,7 @@ def test_every_row_of_a_split_is_planned_once_and_others_never():
         ids = [id for shard, rows in planned if shard.split == name for id in rows["id"].to_pylist()]
         assert sorted(ids) == sorted(np.array(table["id"].to_pylist())[splits == name])
     assert {shard.split for shard, _ in planned} == {"train", "test"}
-    assert [shard.index for shard, _ in planned] == list(range(8))
+    assert [shard.number for shard, _ in planned] == list(range(8))
 
 
 def test_a_stored_plan_comes_back(tmp_path):
@@ -53,4 +53,4 @@ def test_a_stored_plan_comes_back(tmp_path):
     planned = list(plan_shards("toy", table, np.full(20, "train", dtype=object), ShardConfig(num_shards=3)))
     shards = write_plan(tmp_path / "plan.arrow", iter(planned), table.schema)
     for shard, (_, rows) in zip(shards, planned, strict=True):
-        assert read_plan(tmp_path / "plan.arrow", shard.index).to_pylist() == rows.to_pylist()
+        assert read_plan(tmp_path / "plan.arrow", shard.number).to_pylist() == rows.to_pylist()

@@ -84,7 +84,8 @@ def _files(model: Any, optimizer: Any):
 
 
 def _save_arrays(file: Path, arrays: Sequence[np.ndarray]) -> None:
-    np.savez(file, **{f"{index:05}": array for index, array in enumerate(arrays)})
+    named: dict[str, Any] = {f"{index:05}": array for index, array in enumerate(arrays)}
+    np.savez(file, **named)
 
 
 def _load_arrays(file: Path) -> list[np.ndarray]:

@@ -229,7 +229,8 @@ def from_dict(values: Mapping[str, Mapping[str, Any]]) -> Config:
     groups = {}
     for group in dataclasses.fields(Config):
         given = values[group.name]
-        groups[group.name] = group.default_factory(  # type: ignore[misc]
+        assert callable(group.default_factory)  # every group is a dataclass
+        groups[group.name] = group.default_factory(
             **{name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
         )
     return Config(**groups)

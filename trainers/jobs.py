@@ -55,7 +55,7 @@ class JobFolder:
         Raises:
           Refused: a job of this name was begun with another config or dataset; names the difference.
         """
-        told = {"config": to_dict(config), "fingerprint": fingerprint}
+        told: dict[str, Any] = {"config": to_dict(config), "fingerprint": fingerprint}
         file = self.path / CONFIG
         if not file.exists():
             write_json(file, told)

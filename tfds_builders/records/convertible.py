@@ -108,7 +108,7 @@ def inspect_webp(data: bytes, size: int) -> ImageFacts:
 
 def inspect_tiff(data: bytes, size: int) -> ImageFacts:
     """Pillow reads the directory, which lies anywhere in the file."""
-    from PIL import Image
+    from PIL import Image, TiffImagePlugin
 
     if len(data) < size:
         raise NeedMore(size)
@@ -120,6 +120,7 @@ def inspect_tiff(data: bytes, size: int) -> ImageFacts:
             raise BadImage("truncated", f"the TIFF file ends after {size} bytes, inside its directory")
     try:
         with Image.open(io.BytesIO(data), formats=["TIFF"]) as image:
+            assert isinstance(image, TiffImagePlugin.TiffImageFile)
             tags, mode, frames = image.tag_v2, image.mode, image.n_frames
             width, height, orientation = int(tags[256]), int(tags[257]), tags.get(274, 1)
             bits = int(max(tags.get(258, (1,))))

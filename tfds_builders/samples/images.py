@@ -25,7 +25,7 @@ _GAIN_STEPS = 6
 class Sample(NamedTuple):
     """One image and what is known of it."""
 
-    index: int
+    number: int
     photograph: Photograph
     label: int  # 0 real, 1 fake
     generator: str  # "" for a real one

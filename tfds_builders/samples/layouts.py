@@ -51,7 +51,7 @@ def write_ai_vs_human(out: Path, samples: Iterator[Sample]) -> None:
     """`<category>/<0_real or 1_fake>/<photograph>__<number>.png`, and generators.csv (path, generator) of the fakes."""
     rows = []
     for sample in samples:
-        name = f"{sample.photograph.scene}__{sample.index // 2:06d}.png"
+        name = f"{sample.photograph.scene}__{sample.number // 2:06d}.png"
         path = f"{sample.photograph.category}/{('0_real', '1_fake')[sample.label]}/{name}"
         _write(out / path, sample.png)
         if sample.generator:
@@ -107,7 +107,7 @@ def write_real_fake_folder(out: Path, samples: Iterator[tuple[Sample, bytes]]) -
     for sample, jpeg in samples:
         scene, category, *_ = sample.photograph
         # Turns of two, since labels take turns of one: the format tells nothing of the class.
-        suffix, data = (("png", sample.png), ("jpg", jpeg))[sample.index // 2 % 2]
+        suffix, data = (("png", sample.png), ("jpg", jpeg))[sample.number // 2 % 2]
         path = f"images/{_stem(sample)}.{suffix}"
         _write(out / path, data)
         rows.append((path, ("real", "fake")[sample.label], scene, category, sample.generator))
@@ -126,7 +126,7 @@ LAYOUTS: dict[str, Layout] = {
 
 def _stem(sample: Sample) -> str:
     """A name that no other sample of either class has."""
-    return f"{sample.photograph.scene}__{sample.index:06d}"
+    return f"{sample.photograph.scene}__{sample.number:06d}"
 
 
 def _original(sample: Sample, originals: dict[str, str]) -> str:

@@ -33,7 +33,7 @@ VALIDATION_LEVELS = ("header", "checksum", "decode")
 _DEFAULT_MAX_QUARANTINED = 0.01  # above this share of bad files, something is wrong with the download
 
 
-class ShardedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+class ShardedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
     """A dataset of real and fake images in the shared schema, built in parallel, resumably, with nothing lost."""
 
     SPLIT_SEED = 42

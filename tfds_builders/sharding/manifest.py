@@ -96,7 +96,8 @@ class Scan(NamedTuple):
 def list_records(records: Iterable[Record | Excluded]) -> Listing:
     """Streams what a builder says of its files into Arrow tables."""
     digest = hashlib.sha256()
-    batches, left_out = [], []
+    batches: list[pa.RecordBatch] = []
+    left_out: list[pa.RecordBatch] = []
     records = iter(records)
     while chunk := list(islice(records, _CHUNK_RECORDS)):
         kept = [record for record in chunk if isinstance(record, Record)]

@@ -27,7 +27,7 @@ _EXAMPLE_OVERHEAD_BYTES = 120
 class Shard(NamedTuple):
     """One shard of the plan."""
 
-    index: int  # of the batch in the plan file
+    number: int  # of the batch in the plan file
     split: str
     name: str  # file name
     num_planned: int  # records, before any is found bad when its bytes are read

@@ -171,8 +171,8 @@ def _check_fractions(fractions: Mapping[str, float]) -> None:
 
 def _mix(x: np.ndarray | np.uint64) -> np.ndarray:
     """The finaliser of splitmix64 (Steele, Lea, Flood 2014): a bijection of uint64 that looks random."""
+    mixed: np.ndarray = np.asarray(x, dtype=np.uint64)
     with np.errstate(over="ignore"):
-        x = np.asarray(x, dtype=np.uint64)
-        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return x ^ (x >> np.uint64(31))
+        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return np.asarray(mixed ^ (mixed >> np.uint64(31)))

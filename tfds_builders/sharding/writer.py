@@ -10,7 +10,7 @@ import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import google_crc32c
 import numpy as np
@@ -57,7 +57,7 @@ def write_shard(staging: str, shard: Shard, validation: str) -> Done:
       OSError: the disk is full, or the folder is gone. Files that are bad do not raise: they go to the ledger.
     """
     folder = Path(staging)
-    plan = read_plan(folder / "plan.arrow", shard.index)
+    plan = read_plan(folder / "plan.arrow", shard.number)
     labels, categories, groups, videos, sides = (
         plan[name].to_pylist() for name in ("label", "category", "group", "video", "side")
     )
@@ -89,8 +89,8 @@ def write_shard(staging: str, shard: Shard, validation: str) -> Done:
             num_bytes += len(payload)
             counts[0] += 1
             counts[1] = offset
-            progress[shard.index] = counts
-    progress[shard.index] = counts
+            progress[shard.number] = counts
+    progress[shard.number] = counts
     checksums = {shard.name: [offset, crc]}
     os.rename(temporary, folder / shard.name)
     for suffix, table in (
@@ -196,7 +196,7 @@ def create_progress(staging: Path, num_shards: int) -> np.ndarray:
     return open_progress(staging, mode="r")
 
 
-def open_progress(staging: Path, mode: str) -> np.ndarray:
+def open_progress(staging: Path, mode: Literal["r", "r+"]) -> np.ndarray:
     """Maps the progress file into memory."""
     return np.memmap(staging / "progress", dtype=np.int64, mode=mode).reshape(-1, len(PROGRESS_COLUMNS))
 
