@@ -50,7 +50,7 @@ def _judge_constant(rows: list[dict], whole: dict) -> list[Finding]:
             "class_imbalance",
             graded(worst["accuracy"], high=HIGH_CONSTANT, medium=MEDIUM_CONSTANT),
             f"The split {worst['split']} has {worst['real']:,} real and {worst['fake']:,} fake images "
-            f"({larger / smaller:.1f}:1): a constant {worst['constant']} has an accuracy of {worst['accuracy']:.3f}, "
+            f"({larger / smaller:.1f}:1): a constant {worst['constant']} has an accuracy of {worst['accuracy']:.3f} "
             "and a balanced accuracy of 0.5.",
             "Judge by balanced accuracy and AUC, never by accuracy; train on a balanced scheme or with class weights.",
             {"split": worst["split"], "accuracy": worst["accuracy"], "real": worst["real"], "fake": worst["fake"]},
