@@ -50,7 +50,7 @@ class Settings:
     image_size: int = 64
     left_out: str = "pixel_shuffle"  # The generator whose fakes are not trained on.
     epochs: int = 5  # Passes over the training images.
-    global_batch_size: int = 32  # Images a step, over both devices.
+    global_batch_size: int = 32  # Images a step.
     learning_rate: float = 1e-3  # Of Adam.
 
 
