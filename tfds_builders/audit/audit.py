@@ -20,7 +20,8 @@ from tfds_builders.audit.near_duplicates import NearDuplicates, find_near
 from tfds_builders.audit.scan import scan
 from tfds_builders.audit.shortcut import MAX_ROWS, ShortcutTest, find_shortcuts
 
-# About 3 minutes on 2 cores for 256x256 PNG files, 1 for JPEG; 25 MB for each 100,000.
+# 256x256 PNG take 2.6 ms of a core each, JPEG 1.2, those whose grid is measured 1 ms more: 2 or 1 minutes on 2 cores.
+# 40 MB are kept of them.
 DEFAULT_SAMPLE = 100_000
 EXAMPLES_PER_CLASS = 24
 COUNTED_COLUMNS = ("category", "generator", "format", "source_format", "mode")
