@@ -41,8 +41,8 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The Ray head's tests come first: the agent through which a head starts jobs has one fixed port on a machine, which
-    the agent of this process's own Ray holds once a test has asked for `ray_session`."""
+    """The Ray head's tests come first: the agent through which a head starts jobs has one fixed port on a machine,
+    which the agent of this process's own Ray holds once a test has asked for `ray_session`."""
     items.sort(key=lambda item: item.path.name != "test_cluster.py")
 
 
