@@ -175,10 +175,13 @@ def test_an_interrupted_corpus_is_finished_only_with_the_same_numbers(corpora, t
     assert _digests(tmp_path) == _digests(whole)
 
 
-@pytest.mark.parametrize(("seed", "processes", "sentence"), [(-1, 1, "--seed"), (0, 0, "--processes")])
-def test_numbers_out_of_range_are_refused(seed, processes, sentence, tmp_path):
+@pytest.mark.parametrize(
+    ("seed", "size", "processes", "sentence"),
+    [(-1, 32, 1, "--seed"), (0, 66, 1, "--size"), (0, 32, 0, "--processes")],
+)
+def test_numbers_out_of_range_are_refused(seed, size, processes, sentence, tmp_path):
     with pytest.raises(Refused, match=sentence):
-        write_corpus("celeb_df", tmp_path / "out", NUM_IMAGES, seed=seed, size=32, processes=processes)
+        write_corpus("celeb_df", tmp_path / "out", NUM_IMAGES, seed=seed, size=size, processes=processes)
     assert not (tmp_path / "out").exists()
 
 

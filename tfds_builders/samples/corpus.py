@@ -27,7 +27,7 @@ def write_corpus(layout: str, out: Path, num_images: int, seed: int, size: int, 
       out: folder, made if missing.
       num_images: half of them real, half fake; videos, if the layout is one of videos.
       seed: decides every image.
-      size: side of an image in pixels, even.
+      size: side of an image in pixels, divisible by 4.
       processes: how many work at it; does not change the result.
 
     Returns:
@@ -56,8 +56,8 @@ def _check_numbers(num_images: int, seed: int, size: int, processes: int) -> Non
         raise Refused(
             f"--images must be at least {_MIN_IMAGES}, so that both classes are everywhere; received {num_images}."
         )
-    if size < 32 or size % 2:
-        raise Refused(f"--size must be even and at least 32 pixels; received {size}.")
+    if size < 32 or size % 4:  # the generators double the size twice
+        raise Refused(f"--size must be divisible by 4 and at least 32 pixels; received {size}.")
     if seed < 0:
         raise Refused(f"--seed must not be negative; received {seed}.")
     if processes < 1:
