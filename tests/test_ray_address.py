@@ -3,7 +3,11 @@
 import os
 import socket
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from threading import Thread
 
+import grpc
 import psutil
 import pytest
 
@@ -36,11 +40,21 @@ def test_the_callers_settings_are_kept(environment):
 
 
 def test_an_address_on_loopback_that_answers_is_used(environment):
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        address = f"127.0.0.1:{server.getsockname()[1]}"
-        environment.setenv("RAY_ADDRESS", address)
-        assert prepare_ray_address() == address
+    server = grpc.server(ThreadPoolExecutor(1))  # what answers in a Ray cluster
+    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    server.start()
+    environment.setenv("RAY_ADDRESS", address)
+    assert prepare_ray_address() == address
+    server.stop(None)
     assert settings() == LOOPBACK_ENVIRONMENT
+
+
+def test_a_server_of_another_kind_is_refused_at_once(environment):
+    with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
+        Thread(target=server.handle_request, daemon=True).start()
+        environment.setenv("RAY_ADDRESS", f"127.0.0.1:{server.server_port}")
+        with pytest.raises(Refused, match="not Ray"):
+            prepare_ray_address()
 
 
 def test_a_cluster_that_ray_resolves_keeps_its_own_settings(environment):

@@ -6,7 +6,8 @@
     python trainers/resnet.py --weights none --image-size 64      no download; every layer is trained
     ray job submit --working-dir . -- trainers/resnet.py          on a running Ray cluster
 
-On two CPU cores deep_head takes about 1 second a step of 32 images at 224 pixels, and a tenth of that at 64.
+On two CPU cores deep_head with ImageNet weights trains on about 30 images a second at 224 pixels. Without weights,
+every layer being trained, gap_head does about 40 at 64 pixels.
 """
 
 import sys
