@@ -18,7 +18,6 @@ from trainers.progress import Progress
 
 SECONDS_PER_CALL = 2.0  # between two looks at the loss, when the number of steps is left to us
 MAX_STEPS_PER_CALL = 64
-STEPS_PER_CALL_OF_MANY = 8  # several workers must agree, so it cannot be measured by each
 DECISION = 0.5  # accuracy while training counts P(fake) from here on as fake
 
 
