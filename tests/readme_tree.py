@@ -23,7 +23,7 @@ _BEFORE = {
 }
 _AFTER = {
     "tests/": "named after the module they test; conftest.py has what they share",
-    "benchmarks/": "the measurements that DECISIONS.md quotes",
+    "benchmarks/": "the measurements behind docs/benchmarks.md and DECISIONS.md",
 }
 
 

@@ -13,12 +13,14 @@ import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
+from bad_images import BAD
+from odd_images import ODD
 from PIL import Image
 
 from tfds_builders.ai_vs_human.ai_vs_human_dataset_builder import Builder
 from tfds_builders.records import example, framing
 from tfds_builders.records.errors import Refused
-from tfds_builders.records.schema import BUILD, EXCLUDED, MANIFEST, QUARANTINE
+from tfds_builders.records.schema import BUILD, EXCLUDED, LABELS, MANIFEST, QUARANTINE
 from tfds_builders.sharding import build as engine
 from tfds_builders.sharding import writer
 
@@ -224,6 +226,24 @@ def test_bad_files_are_quarantined_and_leave_a_gap(good_files, tmp_path, monkeyp
     }
     info = tfds.builder_from_directory(built).info
     assert sum(split.num_examples for split in info.splits.values()) == 60
+
+
+def test_every_bad_kind_is_quarantined_with_its_reason_and_no_odd_one(good_files, tmp_path, monkeypatch):
+    """Sixty files of as many bad kinds among good and odd ones, in one build that decodes everything."""
+    bad = {f"car/{LABELS[number % 2]}/bad_{BAD[kind]().name}": BAD[kind]() for number, kind in enumerate(BAD)}
+    odd = {f"cat/{LABELS[number % 2]}/{ODD[kind]().name}": ODD[kind]().data for number, kind in enumerate(ODD)}
+    assert len(bad) >= 40
+    assert len({file.code for file in bad.values()}) >= 8  # reasons; the kinds are finer
+    manual = _corpus(tmp_path / "manual", good_files | odd | {name: file.data for name, file in bad.items()})
+    monkeypatch.setenv("REALSHARD_MAX_QUARANTINED", "0.9")
+    monkeypatch.setenv("REALSHARD_VALIDATION", "decode")
+    built = _build(manual, tmp_path / "data")
+    reasons = {row["id"]: row["reason"] for row in pq.read_table(built / QUARANTINE).to_pylist()}
+    assert reasons == {name: file.code for name, file in bad.items()}
+    assert set(pq.read_table(built / MANIFEST)["id"].to_pylist()) == set(good_files) | set(odd)
+    summary = json.loads((built / BUILD).read_text())
+    assert summary["found"] == summary["written"] + summary["excluded"] + summary["quarantined"]
+    assert summary["found"] == len(good_files) + len(odd) + len(bad)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tfds_builders.records.header import BadImage
-from tfds_builders.sharding.sources import Source, read
+from tfds_builders.sharding.sources import Source, read, read_ahead
 
 
 def _files(root: Path) -> dict[str, bytes]:
@@ -39,6 +39,20 @@ def test_a_prefix_of_a_member_can_be_read(tmp_path, content):
             archive.writestr(name, data)
     for entry in Source(tmp_path).entries():
         assert read(entry, limit=100) == content[entry.id][:100]
+
+
+def test_reading_ahead_changes_neither_the_order_nor_what_fails(tmp_path, content):
+    for number in range(40):
+        (tmp_path / f"{number:02}").write_bytes(bytes([number]))
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in content.items():
+            archive.writestr(name, data)
+    entries = list(Source(tmp_path).entries())
+    (tmp_path / "20").unlink()
+    assert list(read_ahead(entries)) == list(read_ahead(entries, limit=10)) == entries
+    assert list(read_ahead([])) == []
+    with pytest.raises(BadImage, match="cannot be read"):
+        read(next(entry for entry in entries if entry.id == "20"))
 
 
 def test_several_zips_are_parts_with_names_of_their_own(tmp_path):

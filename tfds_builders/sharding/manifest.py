@@ -8,18 +8,18 @@ scan.quarantined  LEDGER_SCHEMA, what cannot be read or is no image by its heade
 """
 
 import hashlib
-import struct
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from tfds_builders.records.header import BadImage, ImageFacts, NeedMore, extension_flag, inspect
 from tfds_builders.records.schema import LEDGER_SCHEMA, MANIFEST_SCHEMA, SCHEME_PREFIX
-from tfds_builders.sharding.sources import Entry, read
+from tfds_builders.sharding.sources import Entry, read, read_ahead
 from tfds_builders.sharding.video import frames_of
 from tfds_builders.sharding.workers import Workers
 
@@ -175,7 +175,8 @@ def scan_chunk(listing: pa.RecordBatch, frames_dir: str) -> tuple[pa.Table, pa.T
     is_good: list[bool] = []
     bad = []
     said = (listing[name].to_pylist() for name in ("label", "given_split", "frames"))
-    for entry, label, split, frames in zip(entries_of(listing), *said, strict=True):
+    entries = read_ahead(entries_of(listing), _PREFIX_BYTES)
+    for entry, label, split, frames in zip(entries, *said, strict=True):
         try:
             found = read_header(entry)
         except BadImage as error:
@@ -256,12 +257,12 @@ class Fingerprint:
         schemes = sorted(name for name in manifest.column_names if name.startswith(SCHEME_PREFIX))
         for name in (*_FINGERPRINTED, *schemes):
             lengths, content = self._digests.setdefault(name, (hashlib.sha256(), hashlib.sha256()))
-            values = [
-                value if isinstance(value, bytes) else str(value).encode() for value in manifest[name].to_pylist()
-            ]
-            # Lengths and content apart: no two different columns of values can look alike.
-            lengths.update(struct.pack(f"<{len(values)}I", *map(len, values)))
-            content.update(b"".join(values))
+            for chunk in manifest[name].chunks:
+                values = _as_bytes(chunk)
+                offsets = np.frombuffer(values.buffers()[1], np.int64)[values.offset : values.offset + len(values) + 1]
+                # Lengths and content apart: no two different columns of values can look alike.
+                lengths.update(np.diff(offsets).astype("<u4"))
+                content.update(memoryview(values.buffers()[2] or b"")[offsets[0] : offsets[-1]])
         self._num_rows += manifest.num_rows
 
     def hexdigest(self) -> str:
@@ -270,6 +271,13 @@ class Fingerprint:
         for name, digests in sorted(self._digests.items()):
             whole.update(name.encode() + b"".join(digest.digest() for digest in digests))
         return whole.hexdigest()
+
+
+def _as_bytes(values: pa.Array) -> pa.Array:
+    """Strings and binaries as they are, numbers in decimal, null as `None`."""
+    if not pa.types.is_binary(values.type) and not pa.types.is_fixed_size_binary(values.type):
+        values = values.cast(pa.large_string())
+    return pc.fill_null(values.cast(pa.large_binary()), b"None")
 
 
 def with_photograph_groups(table: pa.Table) -> pa.Table:

@@ -12,7 +12,8 @@ import re
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +23,7 @@ _ZIP_LOCAL_HEADER_BYTES = 30
 _ZIP_ENCRYPTED_FLAG = 0x1
 _DEFLATE_SLACK_BYTES = 1024  # what incompressible data and the code tables add to a beginning
 SLICE = -1  # method of an entry that is `size` bytes of the container, from `offset` on: an image in a shard
+_FILES_AHEAD = 16  # a disk that takes 2 ms a request then feeds 8,000 files/s to each worker
 _ZIP_EXTRA_SLACK_BYTES = 512  # a local header's extra field is rarely longer; read again when it is
 
 
@@ -89,7 +91,7 @@ def _list_folder(top: bytes, below: bytes, open_folders: set[tuple[int, int]], s
     for item in items:
         if item.name in skip:
             continue
-        name = os.path.join(below, item.name) if below else item.name
+        name = below + b"/" + item.name if below else item.name
         try:
             status = item.stat()
         except OSError as error:  # a link to nowhere, or to itself
@@ -140,6 +142,28 @@ def _member_problem(member: zipfile.ZipInfo) -> str:
     if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         return f"unreadable: compression method {member.compress_type} of the archive is not supported"
     return ""
+
+
+def read_ahead(entries: Iterable[Entry], limit: int | None = None) -> Iterator[Entry]:
+    """The entries in their order, to be `read` one by one while the kernel fetches the next ones from the disk."""
+    fetching: deque[Entry] = deque()
+    for entry in entries:
+        if not entry.problem and hasattr(os, "posix_fadvise"):  # not on macOS
+            _fetch(entry, limit)
+        fetching.append(entry)
+        if len(fetching) > _FILES_AHEAD:
+            yield fetching.popleft()
+    yield from fetching
+
+
+def _fetch(entry: Entry, limit: int | None) -> None:
+    try:
+        fd = os.open(entry.container or entry.path, os.O_RDONLY)
+    except OSError:  # `read` will say so
+        return
+    num_bytes = entry.packed if limit is None else min(limit, entry.packed)
+    os.posix_fadvise(fd, max(entry.offset, 0), num_bytes, os.POSIX_FADV_WILLNEED)
+    os.close(fd)
 
 
 def read(entry: Entry, limit: int | None = None) -> bytes:

@@ -26,11 +26,13 @@ from tfds_builders.records.schema import LEDGER_SCHEMA, MANIFEST_SCHEMA, SCHEME_
 from tfds_builders.sharding.harmonise import harmonise
 from tfds_builders.sharding.manifest import entries_of, ledger_row
 from tfds_builders.sharding.plan import Shard, read_plan
-from tfds_builders.sharding.sources import Entry, read
+from tfds_builders.sharding.shard_file import ShardFile
+from tfds_builders.sharding.sources import Entry, read, read_ahead
 from tfds_builders.sharding.staging import write_atomically
 from tfds_builders.sharding.validate import validate
 
-_BUFFER_BYTES = 8 << 20  # written at once; larger buffers gain nothing
+_BUFFER_BYTES = 8 << 20  # read at once to check a finished shard
+_IMAGES_PER_REPORT = 32  # to whoever shows the progress
 _SOUGHT_BYTES = 64
 _STORED_FORMATS = ("JPEG", "PNG", "BMP")  # what TFDS's Image feature loads; all else becomes PNG
 
@@ -67,8 +69,8 @@ def write_shard(staging: str, shard: Shard, validation: str) -> Done:
     ledger: list[dict] = []
     temporary = folder / f".{shard.name}.{uuid.uuid4().hex}.tmp"
     offset, num_bytes, crc = 0, 0, 0
-    with open(temporary, "wb", buffering=_BUFFER_BYTES) as output:
-        for row, entry in enumerate(entries_of(plan)):
+    with ShardFile(temporary) as output:
+        for row, entry in enumerate(read_ahead(entries_of(plan))):
             data = None
             try:
                 data = read(entry)
@@ -89,7 +91,8 @@ def write_shard(staging: str, shard: Shard, validation: str) -> Done:
             num_bytes += len(payload)
             counts[0] += 1
             counts[1] = offset
-            progress[shard.number] = counts
+            if not row % _IMAGES_PER_REPORT:
+                progress[shard.number] = counts
     progress[shard.number] = counts
     checksums = {shard.name: [offset, crc]}
     os.rename(temporary, folder / shard.name)
