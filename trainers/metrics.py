@@ -48,7 +48,7 @@ def summarise(predictions: pa.Table, threshold: float = 0.5, bootstrap: int = 10
       ValueError: a score that is no number in [0, 1], or a label other than 0 and 1.
     """
     labels, scores = _labels_and_scores(predictions)
-    groups = _group_numbers(predictions)
+    groups = group_numbers(predictions)
     summary: Summary = {"n": len(labels), "real": int(np.sum(labels == 0)), "fake": int(np.sum(labels == 1))}
     summary |= {"groups": int(groups.max()) + 1 if len(groups) else 0, "threshold": threshold}
     summary |= _at_threshold(labels, scores, threshold)
@@ -94,7 +94,7 @@ def _labels_and_scores(predictions: pa.Table) -> tuple[np.ndarray, np.ndarray]:
     return labels, scores
 
 
-def _group_numbers(predictions: pa.Table) -> np.ndarray:
+def group_numbers(predictions: pa.Table) -> np.ndarray:
     """int64 [n]: 0, 1, ... for the groups. A record whose group is unknown ("") is a group of its own."""
     names = predictions["group"].to_numpy(zero_copy_only=False).astype(object)
     unknown = np.flatnonzero(names == "")
@@ -182,7 +182,7 @@ def auc_interval(
     if num_groups < 2:
         return None
     random = np.random.default_rng(seed)
-    auc_of = _auc_of_group_counts(labels, scores, groups)
+    auc_of = auc_of_group_counts(labels, scores, groups)
     drawn = (random.multinomial(num_groups, np.full(num_groups, 1 / num_groups)) for _ in range(resamples))
     values = [value for counts in drawn if (value := auc_of(counts)) is not None]
     if not values:
@@ -191,7 +191,7 @@ def auc_interval(
     return float(low), float(high)
 
 
-def _auc_of_group_counts(
+def auc_of_group_counts(
     labels: np.ndarray, scores: np.ndarray, groups: np.ndarray
 ) -> Callable[[np.ndarray], float | None]:
     """A function: how often each group is taken, int [groups] -> the AUC of all examples taken, None without both

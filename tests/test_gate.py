@@ -1,0 +1,111 @@
+"""The gate: only a certainly better challenger passes, and a part of the test set stays out of it."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from tfds_builders.records.errors import Refused
+from trainers import gate
+
+
+def table(p_fake: np.ndarray, labels: np.ndarray, categories=None, groups=None) -> pa.Table:
+    n = len(labels)
+    return pa.table(
+        {
+            "id": [f"{number:05}" for number in range(n)],
+            "label": pa.array(labels, pa.int8()),
+            "category": categories if categories is not None else [""] * n,
+            "group": groups if groups is not None else [""] * n,
+            "p_fake": np.clip(p_fake, 0, 1),
+        }
+    )
+
+
+def scores(labels: np.ndarray, shift: float, seed: int) -> np.ndarray:
+    """P(fake) that parts the classes by `shift` standard deviations."""
+    noise = np.random.default_rng(seed).normal(0, 1, len(labels))
+    return 1 / (1 + np.exp(-(noise + shift * (labels - 0.5))))
+
+
+LABELS = np.arange(800) % 2
+
+
+def test_a_better_challenger_passes_and_the_same_one_does_not():
+    weak, strong = table(scores(LABELS, 1, 0), LABELS), table(scores(LABELS, 3, 1), LABELS)
+    decision = gate.judge(weak, strong)
+    assert decision["promote"]
+    assert decision["difference_interval"][0] > 0
+    assert decision["difference"] == pytest.approx(decision["challenger"] - decision["champion"])
+    for worse in (weak, table(scores(LABELS, 1, 0) * 0.999, LABELS)):
+        assert not gate.judge(weak, worse)["promote"]
+    assert "not better for certain" in gate.judge(strong, weak)["because"]
+
+
+def test_labels_at_random_hardly_ever_pass():
+    """95 % intervals: of 20 challengers that differ by chance, one in forty is better for certain."""
+    champion = table(scores(LABELS, 1, 0), LABELS)
+    passed = sum(gate.judge(champion, table(scores(LABELS, 1, seed), LABELS))["promote"] for seed in range(1, 21))
+    assert passed <= 3
+
+
+def test_the_order_of_records_does_not_matter():
+    weak, strong = table(scores(LABELS, 1, 0), LABELS), table(scores(LABELS, 2, 1), LABELS)
+    shuffled = strong.take(np.random.default_rng(0).permutation(len(LABELS)))
+    assert gate.judge(weak, shuffled) == gate.judge(weak, strong)
+
+
+def test_whole_groups_are_resampled():
+    """Twenty photographs, forty crops each: what counts is how many photographs, not how many crops."""
+    groups = [f"photo{number // 40}" for number in range(800)]
+    weak, strong = scores(LABELS, 1, 0), scores(LABELS, 1, 0)
+    strong[:40] = LABELS[:40]  # better on one photograph alone
+    single = gate.judge(table(weak, LABELS), table(strong, LABELS))
+    grouped = gate.judge(table(weak, LABELS, groups=groups), table(strong, LABELS, groups=groups))
+    assert single["promote"]
+    assert not grouped["promote"]
+
+
+def test_a_category_that_is_lost_stops_it():
+    categories = ["car"] * 700 + ["cat"] * 100
+    weak, strong = scores(LABELS, 1, 0), scores(LABELS, 4, 1)
+    strong[700:] = np.where(LABELS[700:] == 1, 0.1, 0.05)  # every fake cat is missed
+    decision = gate.judge(table(weak, LABELS, categories), table(strong, LABELS, categories), metric="auc")
+    assert not decision["promote"]
+    assert decision["dropped"][0]["category"] == "cat"
+    assert decision["dropped"][0]["label"] == "fake"
+    assert "recall of fake in cat falls" in decision["because"]
+
+
+def test_a_constant_never_passes():
+    constant = table(np.full(800, 0.9), LABELS)
+    bad = table(1 - scores(LABELS, 3, 0), LABELS)
+    assert "no detector" in gate.judge(bad, constant)["because"]
+
+
+@pytest.mark.parametrize("metric", ["auc", "balanced_accuracy"])
+def test_the_metric_is_that_of_the_summary(metric):
+    from trainers.metrics import summarise
+
+    weak, strong = table(scores(LABELS, 1, 0), LABELS), table(scores(LABELS, 2, 1), LABELS)
+    decision = gate.judge(weak, strong, metric=metric, thresholds=(0.5, 0.4))
+    kept = ~gate.sealed(strong["group"], strong["id"])
+    assert decision["challenger"] == summarise(strong.filter(pa.array(kept)), 0.4, bootstrap=0)[metric]
+
+
+def test_about_a_fifth_of_the_groups_is_sealed_whole_and_always_the_same():
+    groups = pa.chunked_array([[f"g{number // 5}" for number in range(5000)]])
+    ids = pa.chunked_array([[str(number) for number in range(5000)]])
+    found = gate.sealed(groups, ids)
+    assert 0.15 < found.mean() < 0.25
+    assert (found.reshape(-1, 5).all(axis=1) == found.reshape(-1, 5).any(axis=1)).all()
+    np.testing.assert_array_equal(gate.sealed(groups.slice(100), ids.slice(100)), found[100:])
+    assert not gate.sealed(groups.slice(0, 50), ids.slice(0, 50)).any()  # ten groups
+
+
+def test_other_records_are_refused():
+    one, other = table(scores(LABELS, 1, 0), LABELS), table(scores(LABELS[:-2], 1, 0), LABELS[:-2])
+    with pytest.raises(Refused, match="same test set"):
+        gate.judge(one, other)
+    reals = table(np.full(100, 0.5), np.zeros(100, int))
+    with pytest.raises(Refused, match="both classes"):
+        gate.judge(reals, reals)

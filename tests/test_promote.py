@@ -1,0 +1,107 @@
+"""Aliases move only for a reason that is written down, one at a time, and back."""
+
+import json
+import multiprocessing
+import os
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from test_gate import LABELS, scores, table
+
+from tfds_builders.records.errors import Refused
+from trainers import promote, tracking
+
+NAME = "realshard-gated"
+
+
+@pytest.fixture
+def versions(tmp_path, monkeypatch):
+    """A registered model with a weak champion, version 1, and a strong challenger, version 2."""
+    monkeypatch.setenv("REALSHARD_HOME", str(tmp_path / "home"))
+    client = tracking.client_of()
+    client.create_registered_model(NAME)
+    for number, (alias, shift) in enumerate((("champion", 1.0), ("challenger", 3.0))):
+        add_version(tmp_path, f"job-{number}", alias, shift)
+    return client
+
+
+def add_version(folder, job: str, alias: str, shift: float) -> str:
+    client = tracking.client_of()
+    run_id = tracking.open_run(tracking.experiment("gate"), job, {}, {})
+    test = table(scores(LABELS, shift, seed=len(job)), LABELS)
+    file = folder / "predictions.parquet"
+    pq.write_table(test.append_column("split", [["test"] * len(LABELS)]), file)
+    client.log_artifact(run_id, str(file))
+    tags = {"threshold": "0.5", "fingerprint": "f" * 64}
+    version = client.create_model_version(NAME, f"runs:/{run_id}/model", run_id, tags=tags).version
+    client.set_registered_model_alias(NAME, alias, version)
+    return version
+
+
+def aliases() -> dict[str, int]:
+    return {a: int(v) for a, v in tracking.client_of().get_registered_model(NAME).aliases.items()}
+
+
+def test_showing_writes_the_decision_and_moves_nothing(versions, capsys):
+    assert promote.main([NAME]) == 0
+    assert aliases() == {"champion": 1, "challenger": 2}
+    assert "may be promoted" in capsys.readouterr().out
+    stored = json.loads(versions.get_model_version(NAME, "2").tags[promote.GATE_TAG])
+    assert stored["promote"]
+    assert stored["champion_version"] == 1
+    assert stored["difference_interval"][0] > 0
+
+
+def test_applying_moves_the_alias_and_rolling_back_returns_it(versions, capsys):
+    assert promote.main([NAME, "--apply"]) == 0
+    assert aliases() == {"champion": 2}
+    assert promote.main([NAME, "--rollback"]) == 0
+    assert aliases() == {"champion": 1, "challenger": 2}
+    with pytest.raises(Refused, match="version 1 replaced no champion"):
+        promote.main([NAME, "--rollback"])
+    assert "version 1 is champion again" in capsys.readouterr().out
+
+
+def test_a_worse_challenger_stays_what_it_is(versions, tmp_path, capsys):
+    add_version(tmp_path, "a-worse-job", "challenger", 0.2)
+    assert promote.main([NAME, "--apply"]) == 1
+    assert aliases() == {"champion": 1, "challenger": 3}
+    assert "stays challenger" in capsys.readouterr().out
+
+
+def test_looks_at_a_test_set_are_counted(versions):
+    assert [promote.decide(NAME)["test_set_uses"] for _ in range(3)] == [1, 2, 3]
+
+
+def _apply(home: str) -> bool:
+    os.environ["REALSHARD_HOME"] = home
+    try:
+        return promote.decide(NAME, apply=True)["applied"]
+    except Refused:  # the other one was first: there is no challenger any more
+        return False
+
+
+def test_two_at_a_time_leave_one_champion(versions, tmp_path):
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        applied = pool.map(_apply, [str(tmp_path / "home")] * 2)
+    assert sorted(applied) == [False, True]
+    assert aliases() == {"champion": 2}
+
+
+def test_what_cannot_be_judged_is_refused_in_a_sentence(versions):
+    with pytest.raises(Refused, match=f"no registered model 'nobody'; there is: {NAME}"):
+        promote.decide("nobody")
+    versions.delete_registered_model_alias(NAME, "challenger")
+    with pytest.raises(Refused, match="has no challenger"):
+        promote.decide(NAME)
+    run_id = tracking.open_run(tracking.experiment("gate"), "without-predictions", {}, {})
+    version = versions.create_model_version(NAME, f"runs:/{run_id}/model", run_id).version
+    versions.set_registered_model_alias(NAME, "challenger", version)
+    with pytest.raises(Refused, match=r"no predictions\.parquet"):
+        promote.decide(NAME)
+
+
+def test_the_figures_are_numbers(versions):
+    decision = promote.decide(NAME)
+    assert np.isfinite([decision["champion"], decision["challenger"], *decision["difference_interval"]]).all()

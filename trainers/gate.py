@@ -1,0 +1,167 @@
+"""May a challenger replace the champion? Pure: two tables of predictions on the same test set in, a decision out.
+
+    decision = judge(champion, challenger, metric="auc")
+    decision["promote"], decision["because"]
+
+The challenger must be better by a paired bootstrap, must not lose a category, and must be a detector at all.
+"""
+
+import hashlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tfds_builders.records.errors import Refused
+from tfds_builders.records.schema import LABELS
+from trainers import metrics
+
+RESAMPLES = 1000
+MAX_DROP = 0.05  # of a category's recall of one class
+SEALED_SHARE = 0.2  # of the groups of a test set
+_FEWEST_TO_SEAL = 20  # groups: with fewer, a fifth is too small to say anything later, and is missed now
+_FEWEST_OF_CATEGORY = 20  # images of one class: with fewer, a recall moves by more than MAX_DROP at a single image
+
+
+def sealed(groups: pa.ChunkedArray, ids: pa.ChunkedArray) -> np.ndarray:
+    """bool [n]: the records that the gate never looks at, a fifth of the groups by their hash.
+
+    Every decision made on a test set wears it out a little. What is sealed is for a last, single evaluation
+    (`python -m trainers.evaluate --split test`). A record without a group is a group of its own. Nothing is sealed of
+    fewer than 20 groups.
+    """
+    names = [group or f"\0{id}" for group, id in zip(groups.to_pylist(), ids.to_pylist(), strict=True)]
+    is_sealed = {
+        name: int.from_bytes(hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()[:4])
+        < SEALED_SHARE * 2**32
+        for name in set(names)
+    }
+    if len(is_sealed) < _FEWEST_TO_SEAL:
+        return np.zeros(len(names), bool)
+    return np.array([is_sealed[name] for name in names], bool)
+
+
+def judge(
+    champion: pa.Table,
+    challenger: pa.Table,
+    *,
+    metric: str = "auc",
+    thresholds: tuple[float, float] = (0.5, 0.5),
+    max_drop: float = MAX_DROP,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """The decision, fit for JSON.
+
+    Args:
+      champion, challenger: predictions (id, label, category, group, p_fake) on the same records, in any order.
+      metric: auc or balanced_accuracy.
+      thresholds: of the champion and of the challenger.
+      max_drop: by how much the recall of a class may fall within a category.
+      seed: of the bootstrap.
+
+    Returns:
+      promote (bool), because (a sentence), metric, champion and challenger (the metric's values), difference,
+      difference_interval (95 %, paired bootstrap over groups), images, groups, sealed (records left out),
+      dropped (categories that lost: category, label, before, after).
+
+    Raises:
+      Refused: the two were not evaluated on the same records, or the records do not hold both classes.
+    """
+    champion, challenger = champion.sort_by("id"), challenger.sort_by("id")
+    for column in ("id", "label"):
+        if not champion[column].equals(challenger[column]):
+            raise Refused(
+                "The gate compares predictions on the same test set; champion and challenger were evaluated on different "
+                "records. Evaluate both on one dataset with `python -m trainers.evaluate --log`."
+            )
+    left_out = sealed(champion["group"], champion["id"])
+    kept = pa.array(~left_out)
+    tables = [champion.filter(kept), challenger.filter(kept)]
+    summaries = [metrics.summarise(table, t, bootstrap=0) for table, t in zip(tables, thresholds, strict=True)]
+    before, after = (summary[metric] for summary in summaries)
+    if before is None or after is None:
+        raise Refused(f"The gate needs both classes in the test set; without them {metric} is not defined.")
+    low, high = _difference_interval(tables, thresholds, metric, seed)
+    dropped = _dropped(tables, thresholds, max_drop)
+    because = None
+    if summaries[1]["degenerate"]:
+        because = f"the challenger is no detector: {summaries[1]['degenerate_because']}"
+    elif low <= 0:
+        because = f"the challenger is not better for certain: {metric} differs by {low:+.4f} to {high:+.4f} (95 %)"
+    elif dropped:
+        worst = max(dropped, key=lambda row: row["before"] - row["after"])
+        because = (
+            f"recall of {worst['label']} in {worst['category'] or 'the only category'} falls from "
+            f"{worst['before']:.3f} to {worst['after']:.3f}, by more than {max_drop:g}"
+        )
+    return {
+        "promote": because is None,
+        "because": because or f"the challenger is better: {metric} by {low:+.4f} to {high:+.4f} (95 %)",
+        "metric": metric,
+        "champion": before,
+        "challenger": after,
+        "difference": after - before,
+        "difference_interval": [low, high],
+        "images": tables[0].num_rows,
+        "groups": summaries[0]["groups"],
+        "sealed": int(left_out.sum()),
+        "dropped": dropped,
+    }
+
+
+def _difference_interval(
+    tables: list[pa.Table], thresholds: tuple[float, float], metric: str, seed: int
+) -> tuple[float, float]:
+    """The 95 % percentile interval of challenger minus champion; both see the same resample of whole groups."""
+    groups = metrics.group_numbers(tables[0])
+    num_groups = int(groups.max()) + 1
+    measures = [_measure(table, groups, metric, t) for table, t in zip(tables, thresholds, strict=True)]
+    random = np.random.default_rng(seed)
+    differences = []
+    for _ in range(RESAMPLES):
+        counts = random.multinomial(num_groups, np.full(num_groups, 1 / num_groups))
+        before, after = (measure(counts) for measure in measures)
+        if before is not None and after is not None:
+            differences.append(after - before)
+    if not differences:
+        return -np.inf, np.inf
+    edge = (1 - metrics.CONFIDENCE) / 2
+    low, high = np.quantile(differences, [edge, 1 - edge])
+    return float(low), float(high)
+
+
+def _measure(
+    table: pa.Table, groups: np.ndarray, metric: str, threshold: float
+) -> Callable[[np.ndarray], float | None]:
+    """A function: how often each group is taken, int [groups] -> the metric; None where it is not defined."""
+    labels, scores = table["label"].to_numpy(), table["p_fake"].to_numpy()
+    if metric == "auc":
+        return metrics.auc_of_group_counts(labels, scores, groups)
+    right = (scores >= threshold) == (labels == 1)
+    num_groups = int(groups.max()) + 1
+    hits = [np.bincount(groups[labels == label], right[labels == label], num_groups) for label in range(len(LABELS))]
+    totals = [np.bincount(groups[labels == label], minlength=num_groups) for label in range(len(LABELS))]
+
+    def balanced_accuracy(counts: np.ndarray) -> float | None:
+        numbers = [int(counts @ total) for total in totals]
+        if not all(numbers):
+            return None
+        return float(np.mean([counts @ hit / number for hit, number in zip(hits, numbers, strict=True)]))
+
+    return balanced_accuracy
+
+
+def _dropped(tables: list[pa.Table], thresholds: tuple[float, float], max_drop: float) -> list[dict[str, Any]]:
+    found = []
+    for category in sorted(pc.unique(tables[0]["category"]).to_pylist()):
+        for label, name in enumerate(LABELS):
+            recalls = []
+            for table, threshold in zip(tables, thresholds, strict=True):
+                chosen = table.filter((pc.field("category") == category) & (pc.field("label") == label))
+                if chosen.num_rows >= _FEWEST_OF_CATEGORY:
+                    recalls.append(float(np.mean((chosen["p_fake"].to_numpy() >= threshold) == bool(label))))
+            if recalls and recalls[0] - recalls[1] > max_drop:
+                found.append({"category": category, "label": name, "before": recalls[0], "after": recalls[1]})
+    return found

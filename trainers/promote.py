@@ -1,0 +1,184 @@
+"""Moves the alias `champion` of a registered model, if the newest version earned it.
+
+    python -m trainers.promote realshard-resnet50              # shows the decision
+    python -m trainers.promote realshard-resnet50 --apply      # and acts on it
+    python -m trainers.promote realshard-resnet50 --rollback   # the champion before this one is champion again
+
+The decision is trainers/gate.py's, on the test predictions that each version's run stored. It is written to the
+challenger's tags, and how often a test set decided is counted on the registered model.
+"""
+
+import argparse
+import contextlib
+import fcntl
+import json
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tfds_builders.records.errors import Refused
+from trainers import gate, metrics
+from trainers.home import home
+from trainers.registry import CHALLENGER, CHAMPION
+from trainers.store import ensure_reachable, tracking_uri
+from trainers.tracking import client_of, mlflow_module
+
+DEFAULT_NAME = "realshard-resnet50"
+PREDICTIONS = "predictions.parquet"
+GATE_TAG, PREVIOUS_TAG, USES_TAG = "realshard.gate", "realshard.champion_before", "realshard.gate_uses"
+
+
+def decide(name: str, *, metric: str = "auc", max_drop: float = gate.MAX_DROP, apply: bool = False) -> dict[str, Any]:
+    """Judges the challenger of the registered model `name` against its champion, and promotes it if told to.
+
+    Returns:
+      What `gate.judge` gives, with champion_version, challenger_version, applied, and test_set_uses: how often the
+      gate has looked at this test set, this time included.
+
+    Raises:
+      Refused: no such model, no challenger, predictions that cannot be compared, a store that does not answer.
+    """
+    client = _client()
+    with _locked(name):
+        aliases = _aliases(client, name)
+        if CHALLENGER not in aliases:
+            raise Refused(f"{name} has no {CHALLENGER}: train another version; its aliases are {aliases or 'none'}.")
+        if CHAMPION not in aliases:
+            raise Refused(f"{name} has no {CHAMPION} to compare with: set that alias in MLflow once.")
+        versions = {alias: client.get_model_version(name, aliases[alias]) for alias in (CHAMPION, CHALLENGER)}
+        tables = {alias: _predictions(client, version) for alias, version in versions.items()}
+        decision = gate.judge(
+            tables[CHAMPION],
+            tables[CHALLENGER],
+            metric=metric,
+            thresholds=(_threshold(versions[CHAMPION]), _threshold(versions[CHALLENGER])),
+            max_drop=max_drop,
+        )
+        decision |= {f"{alias}_version": int(aliases[alias]) for alias in (CHAMPION, CHALLENGER)}
+        decision["test_set_uses"] = _count_use(client, name, versions[CHALLENGER])
+        decision["applied"] = apply and decision["promote"]
+        client.set_model_version_tag(name, aliases[CHALLENGER], GATE_TAG, json.dumps(decision, sort_keys=True))
+        if decision["applied"]:
+            client.set_model_version_tag(name, aliases[CHALLENGER], PREVIOUS_TAG, aliases[CHAMPION])
+            client.set_registered_model_alias(name, CHAMPION, aliases[CHALLENGER])
+            client.delete_registered_model_alias(name, CHALLENGER)
+    return decision
+
+
+def roll_back(name: str) -> tuple[int, int]:
+    """Makes the champion before this one champion again. Returns the version that was, and the one that is now.
+
+    Raises:
+      Refused: no champion, or one that replaced none.
+    """
+    client = _client()
+    with _locked(name):
+        current = _aliases(client, name).get(CHAMPION)
+        if current is None:
+            raise Refused(f"{name} has no {CHAMPION} to roll back from.")
+        before = client.get_model_version(name, current).tags.get(PREVIOUS_TAG)
+        if before is None:
+            raise Refused(f"{name} version {current} replaced no champion: there is nothing to roll back to.")
+        client.set_registered_model_alias(name, CHAMPION, before)
+        client.set_registered_model_alias(name, CHALLENGER, current)
+    return int(current), int(before)
+
+
+def _client() -> Any:
+    ensure_reachable(tracking_uri())
+    return client_of()
+
+
+@contextlib.contextmanager
+def _locked(name: str) -> Iterator[None]:
+    """One decision at a time among the processes that share this REALSHARD_HOME: MLflow moves an alias blindly."""
+    folder = home() / "locks"
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / f"promote-{name.replace('/', '_')}", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _aliases(client: Any, name: str) -> dict[str, str]:
+    try:
+        found = client.get_registered_model(name).aliases
+    except mlflow_module().exceptions.MlflowException:
+        known = sorted(model.name for model in client.search_registered_models())
+        raise Refused(f"There is no registered model {name!r}; there is: {', '.join(known) or 'none'}.") from None
+    return {alias: str(version) for alias, version in found.items()}
+
+
+def _predictions(client: Any, version: Any) -> pa.Table:
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            file = client.download_artifacts(version.run_id, PREDICTIONS, folder)
+        except (mlflow_module().exceptions.MlflowException, OSError):
+            raise Refused(
+                f"{version.name} version {version.version} cannot be judged: its run {version.run_id} has no "
+                f"{PREDICTIONS}. Train it again, or evaluate it with `python -m trainers.evaluate --log`."
+            ) from None
+        return metrics.of_split(pq.read_table(Path(file)), "test")
+
+
+def _threshold(version: Any) -> float:
+    return float(version.tags.get("threshold", 0.5))
+
+
+def _count_use(client: Any, name: str, version: Any) -> int:
+    """Counts a look at a test set, by the dataset's fingerprint, on the registered model."""
+    tag = f"{USES_TAG}.{version.tags.get('fingerprint', 'unknown')[:16]}"
+    uses = int(client.get_registered_model(name).tags.get(tag, 0)) + 1
+    client.set_registered_model_tag(name, tag, str(uses))
+    return uses
+
+
+def describe(decision: dict[str, Any]) -> str:
+    """A few lines for the terminal."""
+    low, high = decision["difference_interval"]
+    verdict = "promoted" if decision["applied"] else "may be promoted" if decision["promote"] else "stays challenger"
+    lines = [
+        f"champion    version {decision['champion_version']}: {decision['metric']} {decision['champion']:.4f}",
+        f"challenger  version {decision['challenger_version']}: {decision['metric']} {decision['challenger']:.4f}",
+        f"difference  {decision['difference']:+.4f}  (95 %: {low:+.4f} to {high:+.4f}; {decision['images']} images, "
+        f"{decision['groups']} groups; {decision['sealed']} images are sealed)",
+        *(
+            f"lost        {row['category']}, {row['label']}: recall {row['before']:.3f} -> {row['after']:.3f}"
+            for row in decision["dropped"]
+        ),
+        f"verdict     {verdict}: {decision['because']}",
+        f"            this test set has decided {decision['test_set_uses']} time(s)",
+    ]
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns the exit code: 0, or 1 if the challenger may not be promoted."""
+    parser = argparse.ArgumentParser(prog="python -m trainers.promote", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("name", nargs="?", default=DEFAULT_NAME, help="registered model (default: %(default)s)")
+    parser.add_argument("--metric", choices=("auc", "balanced_accuracy"), default="auc", help="default: %(default)s")
+    parser.add_argument(
+        "--max-drop",
+        type=float,
+        default=gate.MAX_DROP,
+        help="by how much a category's recall of a class may fall (default: %(default)s)",
+    )
+    act = parser.add_mutually_exclusive_group()
+    act.add_argument("--apply", action="store_true", help="move the alias if the challenger earned it")
+    act.add_argument("--rollback", action="store_true", help="make the champion before this one champion again")
+    options = parser.parse_args(arguments)
+    if options.rollback:
+        was, now = roll_back(options.name)
+        print(f"{options.name}: version {now} is champion again, version {was} is the challenger")
+        return 0
+    decision = decide(options.name, metric=options.metric, max_drop=options.max_drop, apply=options.apply)
+    print(describe(decision))
+    return 0 if decision["promote"] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
