@@ -134,7 +134,14 @@ def test_a_zip_gives_the_same_records(source, built, tmp_path):
     with zipfile.ZipFile(tmp_path / "manual" / "archive.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         for path in source.rglob("*"):
             archive.write(path, path.relative_to(source))
-    assert _digests(_build(tmp_path / "manual", tmp_path, num_shards=3)) == _digests(built)
+    other = _build(tmp_path / "manual", tmp_path, num_shards=3)
+    assert {**_digests(other), BUILD: ""} == {**_digests(built), BUILD: ""}
+    zipped, plain = (json.loads((folder / BUILD).read_text()) for folder in (other, built))
+    data = (tmp_path / "manual" / "archive.zip").read_bytes()
+    assert zipped["archives"] == [
+        {"name": "archive.zip", "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    ]
+    assert {**zipped, "archives": []} == plain
 
 
 def test_the_fingerprint_changes_with_content_and_not_with_shards(source, built, tmp_path):

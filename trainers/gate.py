@@ -73,7 +73,7 @@ def judge(
     for column in ("id", "label"):
         if not champion[column].equals(challenger[column]):
             raise Refused(
-                "The gate compares predictions on the same test set; champion and challenger were evaluated on different "
+                "The gate compares predictions on the same test set; these were evaluated on different "
                 "records. Evaluate both on one dataset with `python -m trainers.evaluate --log`."
             )
     left_out = sealed(champion["group"], champion["id"])

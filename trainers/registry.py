@@ -191,7 +191,7 @@ def load_detector(model_uri: str) -> Detector:
     """
     uri = tracking_uri()
     ensure_reachable(uri)
-    name, version = _resolve(uri, model_uri)
+    name, version = resolve(uri, model_uri)
     with _store_for_all(uri) as mlflow:
         try:
             return Detector(mlflow.pyfunc.load_model(f"models:/{name}/{version}"), name, version)
@@ -199,7 +199,7 @@ def load_detector(model_uri: str) -> Detector:
             raise Refused(f"the model {model_uri} cannot be loaded: {str(error).splitlines()[0]}") from None
 
 
-def _resolve(uri: str, model_uri: str) -> tuple[str, int]:
+def resolve(uri: str, model_uri: str) -> tuple[str, int]:
     found = re.fullmatch(r"models:/(?P<name>[^/@]+)(@(?P<alias>[^/@]+)|/(?P<version>\d+))", model_uri)
     if not found:
         raise Refused(f"a model is named models:/NAME@ALIAS or models:/NAME/VERSION, received {model_uri!r}")

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +24,7 @@ from tfds_builders.records.errors import Refused
 from tfds_builders.records.schema import BUILD, EXCLUDED, LABELS, LEDGER_SCHEMA, MANIFEST, QUARANTINE
 from tfds_builders.sharding.manifest import Excluded, Fingerprint, Listing, Record, list_records, scan_headers
 from tfds_builders.sharding.plan import Shard, plan_shards, write_plan
+from tfds_builders.sharding.provenance import hash_archives
 from tfds_builders.sharding.staging import Staging, write_atomically
 from tfds_builders.sharding.workers import RayWorkers, ThisProcess, Workers
 from tfds_builders.sharding.writer import Done, create_progress, finished, read_tables, write_shard
@@ -86,7 +88,8 @@ def build(
     try:
         shards, num_found = _plan(listing, assign_splits, options, staging.path, workers)
         done = _write(shards, options, staging.path, workers)
-        summary = _account(listing, shards, done, options, staging.path, num_found)
+        archives = hash_archives(listing.table, workers)
+        summary = _account(listing, shards, done, options, staging.path, num_found, archives)
     except OSError as error:
         staging.close()
         if error.errno != errno.ENOSPC:
@@ -178,7 +181,13 @@ def _write_named(folder: str, shard: Shard, validation: str) -> tuple[str, Done]
 
 
 def _account(
-    listing: Listing, shards: list[Shard], done: dict[str, Done], options: Options, folder: Path, num_found: int
+    listing: Listing,
+    shards: list[Shard],
+    done: dict[str, Done],
+    options: Options,
+    folder: Path,
+    num_found: int,
+    archives: list[dict[str, Any]],
 ) -> dict:
     """Writes manifest, ledgers and build.json, and checks that nothing was lost."""
     ledger = pa.concat_tables([pq.read_table(folder / "scan.ledger"), *read_tables(folder, shards, ".ledger")])
@@ -216,6 +225,7 @@ def _account(
         "fingerprint": fingerprint.hexdigest(),
         "validation": options.validation,
         "made_with": dict(options.made_with),
+        "archives": archives,
         "found": num_found,
         **total,
         "splits": {name: splits[name] for name in sorted(splits) if name},

@@ -1,0 +1,95 @@
+"""A model version says where it came from, back to the archive; cards are made of facts and say what is missing."""
+
+import json
+
+import pytest
+
+from tfds_builders.records.errors import Refused
+from trainers import cards, lineage, provenance, tracking
+from trainers.metrics import summarise
+from trainers.strategy import Resources
+
+NAME = "realshard-traced"
+BUILD = {
+    "fingerprint": "ab" * 32, "validation": "checksum", "found": 12, "written": 10, "excluded": 1, "quarantined": 1,
+    "splits": {"train": {"found": 12, "written": 10, "real": 4, "fake": 6, "excluded": 1, "quarantined": 1}},
+    "made_with": {"frames": 10}, "archives": [{"name": "download.zip", "bytes": 1234, "sha256": "cd" * 32}],
+}  # fmt: skip
+
+
+@pytest.fixture
+def run_id(tmp_path, monkeypatch):
+    """A run with a version of NAME, tags, and a dataset input per split."""
+    monkeypatch.setenv("REALSHARD_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("RAY_JOB_CONFIG_JSON_ENV_VAR", raising=False)
+    tags = provenance.environment_tags(Resources(workers=2, cpus=3, devices=4, gpus=0), "0100")
+    run_id = tracking.open_run(tracking.experiment("lineage"), "job-7", {"seed": 5, "epochs": 3}, tags)
+    for split, records in (("test", 3), ("train", 7)):
+        tracking.log_dataset(
+            run_id,
+            f"toy:1.0.0/{split}",
+            BUILD["fingerprint"],
+            split,
+            source="/x",
+            profile={"records": records, "fake": 2},
+        )
+    client = tracking.client_of()
+    client.create_registered_model(NAME)
+    version = client.create_model_version(NAME, f"runs:/{run_id}/model", run_id).version
+    client.set_registered_model_alias(NAME, "champion", version)
+    return run_id
+
+
+def test_the_chain_goes_from_the_version_to_the_archive(run_id, tmp_path, capsys):
+    (tmp_path / "build.json").write_text(json.dumps(BUILD))
+    tracking.client_of().log_artifact(run_id, str(tmp_path / "build.json"), "dataset")
+    assert lineage.main([f"models:/{NAME}@champion"]) == 0
+    text = capsys.readouterr().out
+    for part in (
+        f"{NAME} version 1 (champion)", f"run       {run_id}, job job-7", "Ray job 0100", "commit", "tensorflow 2.",
+        "seed 5, 2 x 4 CPU, 3 CPUs each", "train: 7 records, 2 fake", f"fingerprint {'ab' * 32}",
+        "found 12 = written 10 + excluded 1 + quarantined 1", f"download.zip, 1234 bytes, sha256 {'cd' * 32}",
+    ):  # fmt: skip
+        assert part in text
+    assert text.index("train: 7") < text.index("test: 3")
+    lineage.main([f"models:/{NAME}/1", "--json"])
+    assert json.loads(capsys.readouterr().out)["build"] == BUILD
+
+
+def test_what_was_not_recorded_is_said_to_be_missing(run_id):
+    text = lineage.describe(lineage.lineage_of(f"models:/{NAME}@champion"))
+    assert "its build.json was not stored" in text
+    with pytest.raises(Refused, match="there is no model"):
+        lineage.lineage_of("models:/nobody@champion")
+
+
+def test_a_submitted_job_goes_by_the_id_that_its_user_knows(monkeypatch):
+    metadata = {"metadata": {"job_submission_id": "raysubmit_1"}}
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps(metadata))
+    tags = provenance.environment_tags(Resources(1, 1, 1, 0), "0100")
+    assert tags["realshard.ray_job_id"] == "raysubmit_1"
+
+
+def test_the_dataset_card_tells_counts_source_and_findings():
+    found = {"severity": "high", "code": "group_leak", "sentence": "3 groups leak.", "action": "", "numbers": {}}
+    card = cards.dataset_card("toy:1.0.0", BUILD, {"findings": [found]})
+    for part in ("| train | 12 | 10 | 4 | 6 | 1 | 1 |", "cd" * 32, "high: `group_leak`. 3 groups leak.", "frames: 10"):
+        assert part in card
+    folder = cards.dataset_card("toy:1.0.0", {**BUILD, "archives": []}, None)
+    assert "folder of plain files" in folder
+    assert "was not audited" in folder
+
+
+def test_the_model_card_says_when_it_is_no_detector_and_what_is_undefined(run_id):
+    import pyarrow as pa
+
+    labels = [0, 1] * 10
+    table = pa.table({"label": labels, "p_fake": [0.9] * 20, "group": [""] * 20})
+    tags = tracking.client_of().get_run(run_id).data.tags
+    card = cards.model_card(NAME, "toy:1.0.0", {"job": {"seed": 5}}, summarise(table), tags)
+    assert "**This is no detector: every image gets the same P(fake), 0.9000.**" in card
+    assert "| AUC | 0.5000" in card
+    assert "- seed: 5" in card
+    assert "- packages: tensorflow" in card
+    one_class = table.filter(pa.compute.equal(table["label"], 0))
+    assert "| AUC | undefined |" in cards.model_card(NAME, "toy:1.0.0", {}, summarise(one_class), {})

@@ -1,0 +1,106 @@
+"""The model card and the dataset card of a run, as Markdown, made from facts alone: what is not known is said so.
+
+Cards in the sense of Mitchell et al. 2019 (model cards) and Gebru et al. 2021 (datasheets), kept to what was measured.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+_UNDEFINED = "undefined"
+
+
+def dataset_card(name: str, build: Mapping[str, Any], audit: Mapping[str, Any] | None) -> str:
+    """What a dataset is, from its build.json and, where there is one, its audit.json.
+
+    Args:
+      name: "ai_vs_human:1.0.0".
+      build: counts per split, validation, archives, fingerprint.
+      audit: findings; None if the dataset was not audited.
+    """
+    lines = [f"# {name}", "", f"Fingerprint `{build['fingerprint']}`.", ""]
+    lines += ["| split | found | written | real | fake | excluded | quarantined |", "|---|---|---|---|---|---|---|"]
+    columns = ("found", "written", "real", "fake", "excluded", "quarantined")
+    for split, counts in build.get("splits", {}).items():
+        lines.append(f"| {split} | " + " | ".join(f"{counts.get(column, 0):,}" for column in columns) + " |")
+    lines += ["", f"Files were checked to the depth `{build.get('validation', 'unknown')}`."]
+    made_with = build.get("made_with") or {}
+    lines += [f"- {key}: {value}" for key, value in sorted(made_with.items())]
+    lines += ["", "## Source", ""]
+    archives = build.get("archives") or []
+    lines += [f"- `{zipped['name']}`, {zipped['bytes']:,} bytes, sha256 `{zipped['sha256']}`" for zipped in archives]
+    if not archives:
+        lines.append("A folder of plain files; the fingerprint above is over the sha256 of every one of them.")
+    lines += ["", "## Audit", ""]
+    if audit is None:
+        lines.append("This dataset was not audited (`python -m tfds_builders.audit`).")
+    else:
+        findings = audit.get("findings", [])
+        lines += [f"- {found['severity']}: `{found['code']}`. {found['sentence']}" for found in findings]
+        if not findings:
+            lines.append("The audit found nothing.")
+    return "\n".join(lines) + "\n"
+
+
+def model_card(
+    name: str,
+    dataset: str,
+    config: Mapping[str, Mapping[str, Any]],
+    summary: Mapping[str, Any],
+    tags: Mapping[str, str],
+) -> str:
+    """What a model is, what it was trained on, and what it scored.
+
+    Args:
+      name: of the registered model or the job.
+      dataset: name and version.
+      config: the resolved config, by group.
+      summary: of the test split, from metrics.summarise.
+      tags: of the run: source commit, fingerprint, packages, machine.
+    """
+
+    def number(key: str) -> str:
+        value = summary.get(key)
+        return _UNDEFINED if value is None else f"{value:.4f}"
+
+    interval = summary.get("auc_interval")
+    lines = [f"# {name}", ""]
+    if summary.get("degenerate"):
+        lines += [f"**This is no detector: {summary['degenerate_because']}.**", ""]
+    lines += [
+        "Says of an image how probable it is that it is fake: P(fake), `fake` being the positive class.",
+        f"It calls an image fake from P(fake) = {summary['threshold']:g} on.",
+        "",
+        "## Test",
+        "",
+        f"{summary['n']:,} images ({summary['real']:,} real, {summary['fake']:,} fake) in {summary['groups']:,} groups "
+        f"of {dataset}.",
+        "",
+        "| | |",
+        "|---|---|",
+        f"| AUC | {number('auc')}"
+        + (f" (95 %: {interval[0]:.4f} to {interval[1]:.4f}, over groups)" if interval else "")
+        + " |",
+    ]
+    titles = {
+        "balanced_accuracy": "balanced accuracy", "accuracy": "accuracy", "recall_real": "recall of real",
+        "recall_fake": "recall of fake", "eer": "equal error rate", "tpr_at_fpr_1pct": "fakes found at 1 % FPR",
+        "log_loss": "log-loss (nats)", "ece": "expected calibration error",
+    }  # fmt: skip
+    lines += [f"| {title} | {number(key)} |" for key, title in titles.items()]
+    base_rate = summary["fake"] / summary["n"] if summary["n"] else 0
+    lines += [
+        "",
+        f"{base_rate:.0%} of these images are fake: precision, and the meaning of P(fake) = 0.8, hold at that share.",
+        "Scores on other generators and other sources are not known from this card, and are usually lower.",
+        "",
+        "## Training",
+        "",
+    ]
+    lines += [
+        f"- {key}: {value}" for group in config.values() for key, value in group.items() if value not in ("", [], ())
+    ]
+    lines += ["", "## Provenance", ""]
+    lines += [
+        f"- {key.removeprefix('realshard.')}: {tags[key]}" for key in sorted(tags) if key.startswith("realshard.")
+    ]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,121 @@
+"""Where a registered model came from: version -> run -> code and config -> dataset -> source.
+
+    python -m trainers.lineage models:/realshard-resnet50@champion
+
+Everything is read from MLflow: it works where neither the dataset nor this machine's files are there any more.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from trainers.registry import resolve
+from trainers.store import ensure_reachable, tracking_uri
+from trainers.tracking import client_of, mlflow_module
+
+BUILD_FILE = "dataset/build.json"  # artifact of a run
+UNKNOWN = "unknown"
+
+
+def lineage_of(model_uri: str) -> dict[str, Any]:
+    """The chain, fit for JSON.
+
+    Returns:
+      model, run, code, training, datasets (a list: name, fingerprint, split, records, fake), build (what build.json
+      says; None for a run that stored none). What a run did not record is "unknown".
+
+    Raises:
+      Refused: no such model, or a store that does not answer.
+    """
+    uri = tracking_uri()
+    ensure_reachable(uri)
+    name, number = resolve(uri, model_uri)
+    client = client_of(uri)
+    version = client.get_model_version(name, str(number))
+    run = client.get_run(version.run_id)
+    tags, params = run.data.tags, run.data.params
+
+    def tag(key: str) -> str:
+        return tags.get(f"realshard.{key}", UNKNOWN)
+
+    datasets = []
+    for entry in run.inputs.dataset_inputs:
+        profile = json.loads(entry.dataset.profile or "{}")
+        context = next((t.value for t in entry.tags if t.key == "mlflow.data.context"), UNKNOWN)
+        facts = {key: profile.get(key, UNKNOWN) for key in ("fingerprint", "records", "fake")}
+        datasets.append({"name": entry.dataset.name, "split": context, **facts})
+    return {
+        "model": {"name": name, "version": number, "aliases": sorted(version.aliases), "tags": dict(version.tags)},
+        "run": {"id": run.info.run_id, "job": tag("job"), "status": run.info.status, "ray_job": tag("ray_job_id")},
+        "code": {
+            "commit": tag("source_commit"),
+            "dirty": tag("source_dirty"),
+            "python": tag("python"),
+            "packages": tag("packages"),
+        },
+        "training": {
+            "seed": params.get("seed", UNKNOWN),
+            "machine": tag("machine"),
+            "devices": tag("devices"),
+            "params": dict(params),
+        },
+        "datasets": sorted(datasets, key=lambda row: ("train", "validation", "test", row["split"]).index(row["split"])),
+        "build": _build(client, run.info.run_id),
+    }
+
+
+def _build(client: Any, run_id: str) -> dict[str, Any] | None:
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            return json.loads(Path(client.download_artifacts(run_id, BUILD_FILE, folder)).read_text())
+        except (mlflow_module().exceptions.MlflowException, OSError):
+            return None
+
+
+def describe(chain: dict[str, Any]) -> str:
+    """The chain as lines for the terminal."""
+    model, run, code, training, build = (chain[key] for key in ("model", "run", "code", "training", "build"))
+    aliases = f" ({', '.join(model['aliases'])})" if model["aliases"] else ""
+    dirty = {"true": ", with changes that were not committed", "false": ""}.get(code["dirty"], ", cleanness unknown")
+    lines = [
+        f"model     {model['name']} version {model['version']}{aliases}",
+        f"run       {run['id']}, job {run['job']}, {run['status']}, Ray job {run['ray_job']}",
+        f"code      commit {code['commit']}{dirty}; Python {code['python']}",
+        f"          {code['packages']}",
+        f"training  seed {training['seed']}, {training['devices']}, on {training['machine']}",
+    ]
+    lines += [
+        f"data      {row['split']}: {row['records']} records, {row['fake']} fake, of {row['name']}"
+        for row in chain["datasets"]
+    ]
+    if build is None:
+        return "\n".join([*lines, "dataset   its build.json was not stored with the run"])
+    lines += [
+        f"dataset   fingerprint {build['fingerprint']}",
+        f"          found {build['found']} = written {build['written']} + excluded {build['excluded']} + quarantined "
+        f"{build['quarantined']}, checked to the depth {build['validation']}",
+    ]
+    archives = build.get("archives") or []
+    lines += [f"source    {zipped['name']}, {zipped['bytes']} bytes, sha256 {zipped['sha256']}" for zipped in archives]
+    if not archives:
+        lines.append("source    a folder of plain files; the fingerprint is over the sha256 of each")
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command."""
+    parser = argparse.ArgumentParser(prog="python -m trainers.lineage", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("model", help="models:/NAME@ALIAS or models:/NAME/VERSION")
+    parser.add_argument("--json", action="store_true", help="print all of it as JSON, the whole config included")
+    options = parser.parse_args(arguments)
+    chain = lineage_of(options.model)
+    print(json.dumps(chain, indent=1, sort_keys=True) if options.json else describe(chain))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
