@@ -200,6 +200,11 @@ def load_detector(model_uri: str) -> Detector:
 
 
 def resolve(uri: str, model_uri: str) -> tuple[str, int]:
+    """The name and version that `models:/NAME@ALIAS` or `models:/NAME/VERSION` stands for in the store at `uri`.
+
+    Raises:
+      Refused: not of that form, or no such model, version or alias; the sentence names those there are.
+    """
     found = re.fullmatch(r"models:/(?P<name>[^/@]+)(@(?P<alias>[^/@]+)|/(?P<version>\d+))", model_uri)
     if not found:
         raise Refused(f"a model is named models:/NAME@ALIAS or models:/NAME/VERSION, received {model_uri!r}")
