@@ -22,7 +22,7 @@ export RAY_USAGE_STATS_ENABLED ?= 0
 export MLFLOW_DISABLE_TELEMETRY ?= true
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: help install demo test test-long lint format ui cluster-up cluster-down clean
+.PHONY: help install demo test test-long lint format ui serve cluster-up cluster-down clean
 
 help:  ## list the targets (what `make` alone does)
 	@sed -n 's/^\([a-z][a-z-]*\):.*  ## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r target text; do \
@@ -59,6 +59,9 @@ format: $(STAMP)  ## let ruff rewrite what it can; renew the tree in the README
 
 ui: $(STAMP)  ## MLflow's pages on http://127.0.0.1:5000, until Ctrl-C
 	@$(RUN) -m cluster.ui
+
+serve: $(STAMP)  ## the champion behind HTTP, with a page, on http://127.0.0.1:8000, until Ctrl-C
+	@$(RUN) -m cluster.serve
 
 cluster-up: $(STAMP)  ## start a Ray head here; then `ray job submit trainers/resnet.py`
 	@$(RUN) -m cluster.head up
