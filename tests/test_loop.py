@@ -17,6 +17,7 @@ from trainers.config import ClusterConfig, Config, DataConfig, JobConfig, ModelC
 from trainers.dataset import load
 from trainers.errors import CannotTrain, NonFiniteLoss
 from trainers.models.families import FAMILIES
+from trainers.order import Order
 from trainers.progress import Progress, duration
 from trainers.reports import DirectoryReports
 from trainers.strategy import Resources, describe, plan_resources
@@ -44,7 +45,7 @@ def config(**optimiser) -> Config:
 
 
 def training(dataset: Path, config: Config, directory: Path, devices: int = 1, reports=DirectoryReports) -> Training:
-    task = Task(to_dict(config), str(dataset), load(dataset).fingerprint, Resources(1, 1, devices, 0))
+    task = Task(to_dict(config), (str(dataset),), load(dataset).fingerprint, Resources(1, 1, devices, 0))
     return Training(task, reports(directory))
 
 
@@ -56,8 +57,11 @@ def outcome(directory: Path):
     return weights, history, pq.read_table(latest / "predictions.parquet")
 
 
+TIMES = ("seconds", "train/images_per_second", "train/step_seconds", "train/data_wait_share")
+
+
 def ignoring_time(history):
-    return [{k: v for k, v in entry.items() if k not in ("seconds", "train/images_per_second")} for entry in history]
+    return [{k: v for k, v in entry.items() if k not in TIMES} for entry in history]
 
 
 def test_two_replicas_train_as_one_with_dropout_augmentation_and_batch_norm(tiny, dataset, tmp_path):
@@ -171,15 +175,19 @@ def auc(labels, scores) -> float:
     return float(roc_auc_score(labels, scores))
 
 
-def test_non_finite_loss_stops_and_names_the_step(tiny, dataset, tmp_path):
-    with pytest.raises(NonFiniteLoss, match=r"at step \d+: .*--learning-rate"):
+def test_non_finite_loss_stops_and_names_the_step_and_its_images(tiny, dataset, tmp_path):
+    with pytest.raises(NonFiniteLoss, match=r"at step \d+: .*--learning-rate") as caught:
         training(dataset, config(learning_rate=1e30), tmp_path).run()
+    step = int(re.search(r"at step (\d+)", str(caught.value))[1])
+    records = load(dataset).select("train")
+    rows, _ = Order(len(records), 12, seed=5).batch(step)
+    assert str(caught.value).endswith(", ".join(records.ids(rows)))
     assert issubclass(NonFiniteLoss, CannotTrain)
     assert not (tmp_path / "latest" / "predictions.parquet").exists()
 
 
 def test_another_dataset_is_not_trained_on(tiny, dataset, tmp_path):
-    task = Task(to_dict(config()), str(dataset), "0" * 64, Resources(1, 1, 1, 0))
+    task = Task(to_dict(config()), (str(dataset),), "0" * 64, Resources(1, 1, 1, 0))
     with pytest.raises(ValueError, match="not the one"):
         Training(task, DirectoryReports(tmp_path))
 

@@ -23,7 +23,7 @@ def build(config: ModelConfig, dropout: Any = None, with_weights: bool = True) -
         x = layers.MaxPool2D(name=f"pool{index}")(x)
     x = layers.GlobalAveragePooling2D(name="pool")(x)
     x = dropout(0.3, "dropout")(layers.Dense(16, "relu", name="dense")(x))
-    return keras.Model(image, layers.Dense(1, "sigmoid", name="p_fake")(x), name="tiny")
+    return keras.Model(image, layers.Dense(1, "sigmoid", dtype="float32", name="p_fake")(x), name="tiny")
 
 
 def _train_all(model: Any, config: ModelConfig) -> str:

@@ -26,13 +26,15 @@ from tfds_builders.records.framing import CorruptRecord
 from tfds_builders.records.ray_address import prepare_ray_address
 from tfds_builders.records.schema import LABELS
 from trainers import tracking
-from trainers.config import Config, flatten, to_dict
-from trainers.dataset import Dataset, Records, find, load
+from trainers.config import Config, check_global_batch, flatten, to_dict
+from trainers.dataset import Dataset, Records
 from trainers.errors import CannotTrain
-from trainers.home import ray_dir
+from trainers.home import pixels_dir, ray_dir
 from trainers.jobs import JobFolder
+from trainers.mixture import find_all, load_all, resolve
 from trainers.models.families import FAMILIES
 from trainers.models.family import Family
+from trainers.policies import make_order
 from trainers.strategy import describe, plan_resources
 from trainers.worker import Task, selected, train
 
@@ -70,7 +72,8 @@ def run(config: Config) -> JobResult:
       Refused: bad input, or something that the user must change; one sentence.
     """
     family = FAMILIES[config.model.family]
-    dataset = load(find(config.data.dataset, data_dir(config)))
+    config = dataclasses.replace(config, data=resolve(config.data))
+    dataset = load_all(find_all(config.data.dataset, data_dir(config)))
     records = _checked_records(dataset, config)
     name = config.job.name or new_name(config)
     folder = JobFolder(name)
@@ -96,12 +99,13 @@ def _run(
     uri: str,
     address: str,
 ) -> JobResult:
-    title = f"{dataset.name}:{dataset.version}"
+    title = dataset.title
     seconds, started = {}, time.monotonic()
     with _ray(address) as nodes:
         try:
             resources = plan_resources(config.cluster, nodes)
             sentence = describe(resources, config.optimiser.global_batch_size)
+            check_global_batch(config.optimiser.global_batch_size, resources.replicas, config.optimiser.accumulate)
         except ValueError as error:
             raise Refused(str(error)) from None
         print(f"job {folder.name} on {title}: {sentence}", flush=True)
@@ -113,13 +117,13 @@ def _run(
         run_id = tracking.open_run(tracking.experiment(config.job.experiment), folder.name, flatten(config), tags)
         logger = tracking.RunLogger(run_id, uri)
         try:
-            source = str(dataset.directory)
+            sources = tuple(str(source) for source in dataset.sources)
             for split, part in records.items():
                 profile = {"records": len(part), "fake": int(part.labels.sum())}
                 tracking.log_dataset(
-                    run_id, f"{title}/{split}", dataset.fingerprint, split, source=source, profile=profile
+                    run_id, f"{title}/{split}", dataset.fingerprint, split, source=" ".join(sources), profile=profile
                 )
-            task = Task(to_dict(config), source, dataset.fingerprint, resources, run_id, uri)
+            task = Task(to_dict(config), sources, dataset.fingerprint, resources, run_id, uri, str(pixels_dir()))
             _train(task, folder, is_local=address == "local")
             seconds["train"] = time.monotonic() - started
         except BaseException as error:
@@ -201,7 +205,7 @@ def _close(
     logger.epoch(best, metrics.flatten(summary, "test/"))
     figures = folder.path / FIGURES
     figures.mkdir(exist_ok=True)
-    report.write_figures(predictions, history, figures)
+    report.write_figures(predictions, history, figures, threshold=config.model.threshold, summary=summary)
     logger.figures(figures)
     for file in (PREDICTIONS, HISTORY, "config.json"):
         logger.artifact(folder.path / file)
@@ -209,7 +213,7 @@ def _close(
     result = JobResult(
         name=folder.name,
         directory=str(folder.path),
-        dataset=f"{dataset.name}:{dataset.version}",
+        dataset=dataset.title,
         fingerprint=dataset.fingerprint,
         run_id=run_id,
         metrics=summary,
@@ -256,6 +260,7 @@ def _register(
             "test_auc": result.metrics["auc"],
         },
         expected=test["p_fake"].to_numpy()[rows],
+        aspect=config.model.aspect,
     )
     aliases = tracking.client_of().get_model_version(name, str(version)).aliases
     return dataclasses.replace(result, model_name=name, model_version=version, alias=aliases[0] if aliases else None)
@@ -295,6 +300,10 @@ def new_name(config: Config) -> str:
 
 def _checked_records(dataset: Dataset, config: Config) -> dict[str, Records]:
     records = selected(dataset, config)  # refuses a training split of one class
+    try:
+        make_order(records["train"], config.data, config.optimiser.global_batch_size, config.job.seed)
+    except ValueError as error:
+        raise Refused(str(error)) from None
     for split, part in records.items():
         if len(np.unique(part.labels)) < len(LABELS):
             raise Refused(

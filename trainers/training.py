@@ -16,14 +16,23 @@ import pyarrow.parquet as pq
 import tensorflow as tf
 
 from trainers import checkpoints, loop, strategy
-from trainers.config import from_dict
-from trainers.dataset import Records, load
+from trainers.bottleneck import WAIT_SHARE, bottleneck, stage_seconds
+from trainers.config import difference, from_dict, to_dict
+from trainers.dataset import Records
+from trainers.errors import CannotTrain
 from trainers.history import best_epoch, losses, of_phase, plateau_rate, position
-from trainers.inputs import evaluation_batches, training_batches
+from trainers.inputs import CHUNK_RECORDS, Source, evaluation_batches, training_batches
+from trainers.mixture import load_all
 from trainers.models.families import FAMILIES
+from trainers.models.family import trains_batch_norm
 from trainers.models.layers import GlobalBatch, dropout_maker
-from trainers.order import Order
+from trainers.optimiser import averaged_weights, class_weights, computing_in, make_optimizer
+from trainers.pixel_cache import Budget, PixelCache, num_bytes, open_cache
+from trainers.policies import make_order
 from trainers.progress import Progress, duration
+from trainers.rate import rates as learning_rates
+from trainers.rate import scaled
+from trainers.reader import naming_damage
 from trainers.worker import Task, selected, with_shuffled_labels
 
 HISTORY, PREDICTIONS, MODEL = "history.json", "predictions.parquet", "model.keras"
@@ -42,9 +51,9 @@ class Training:
     def __init__(self, task: Task, reports: Any):
         self._reports, self._resources = reports, task.resources
         self._config = config = from_dict(task.config)
-        dataset = load(task.dataset_directory)
+        self._dataset = dataset = load_all(task.dataset_directories)
         if dataset.fingerprint != task.fingerprint:
-            raise ValueError(f"the dataset in {task.dataset_directory} is not the one that the job began with")
+            raise ValueError(f"the dataset in {', '.join(task.dataset_directories)} is not the one the job began with")
         self._records = selected(dataset, config)
         self._validation = self._records["validation"]
         self._train = self._records["train"]
@@ -53,7 +62,10 @@ class Training:
             self._validation = with_shuffled_labels(self._validation, config.job.seed)
         self._family = FAMILIES[config.model.family]
         self._phases = self._family.phases(config)
-        self._order = Order(len(self._train), config.optimiser.global_batch_size, config.job.seed)
+        self._order = make_order(self._train, config.data, config.optimiser.global_batch_size, config.job.seed)
+        self._pixels: dict[str, PixelCache | None] = {}
+        self._pixels_directory = Path(task.pixels_directory)
+        self._knows_bottleneck = False
         self._state = checkpoints.State(0, 0, [], task.config, task.fingerprint)
         self._strategy = strategy.make_strategy(self._resources)
         self._logger = self._make_logger(task)
@@ -70,7 +82,12 @@ class Training:
             f"{len(self._train)} training images, {len(self._validation)} for validation, "
             f"{len(self._records['test'])} for the test; {self._order.steps_per_epoch} steps an epoch"
         )
+        usual = to_dict(self._family.variants[self._config.model.variant])
+        self._log(
+            f"other than the variant's defaults: {', '.join(difference(usual, to_dict(self._config))) or 'nothing'}"
+        )
         self._log(self._trainable)
+        self._pixels = {"train": self._open_pixels(self._train), "validation": self._open_pixels(self._validation)}
         dataset = self._strategy.distribute_datasets_from_function(self._training_dataset)
         iterator = iter(dataset)
         try:
@@ -97,7 +114,8 @@ class Training:
             step = tf.Variable(self._state.step, dtype=tf.int64, trainable=False, name="step")
             self._global_batch = GlobalBatch(config.job.seed, config.optimiser.global_batch_size, step)
             dropout = dropout_maker(self._global_batch)
-            self._model = self._family.build(config.model, dropout, with_weights=directory is None)
+            with computing_in(config.optimiser.precision):
+                self._model = self._family.build(config.model, dropout, with_weights=directory is None)
         if self._resources.replicas > 1:
             strategy.synchronise_batch_norm(self._model)
         self._evaluation = loop.Evaluation(self._strategy, self._model)
@@ -110,9 +128,23 @@ class Training:
     def _enter_phase(self) -> None:
         phase = self._phases[self._state.phase]
         self._trainable = phase.set_trainable(self._model, self._config.model)
+        options = self._config.optimiser
+        if options.xla and self._resources.replicas > 1 and trains_batch_norm(self._model):
+            raise CannotTrain(
+                "--xla cannot compile batch statistics over several replicas. Received: "
+                f"{self._resources.replicas} replicas. Train on one device, or leave --xla out."
+            )
         with self._strategy.scope():
-            self._optimizer = keras.optimizers.Adam(phase.learning_rate)
-        self._step = loop.TrainStep(self._strategy, self._model, self._optimizer, self._global_batch)
+            self._optimizer = make_optimizer(phase.learning_rate, options)
+        weights = class_weights(self._train.labels, options.class_weights)
+        self._step = loop.TrainStep(
+            self._strategy,
+            self._model,
+            self._optimizer,
+            self._global_batch,
+            loop.StepOptions(options.clip_norm, options.accumulate, weights, options.xla),
+            ids_of=lambda step: self._train.ids(self._order.batch(step)[0]),
+        )
 
     def _next_phase(self) -> int | None:
         epochs = [phase.epochs for phase in self._phases]
@@ -123,24 +155,20 @@ class Training:
     def _epoch(self, iterator: Any) -> None:
         options, state = self._config.optimiser, self._state
         epoch, num_epochs = len(state.history), sum(phase.epochs for phase in self._phases)
-        rate = self._phases[state.phase].learning_rate
-        if options.reduce_lr_on_plateau:
-            done = losses(of_phase(state.history, state.phase))
-            rate = plateau_rate(done, rate, options.plateau_factor, options.plateau_patience, options.min_learning_rate)
-        self._optimizer.learning_rate = rate
-        num_steps = self._order.steps_per_epoch
+        num_steps, rates = self._order.steps_per_epoch, self._rates()
         title = f"epoch {epoch + 1}/{num_epochs}"
-        progress = Progress(title, num_steps, self._order.global_batch_size, self._log)
         started = time.monotonic()
-        entry = {"epoch": epoch, "phase": state.phase, "learning_rate": rate}
-        entry |= loop.train_epoch(self._step, iterator, num_steps, progress, options.steps_per_call)
-        p_fake = self._evaluate(self._validation)
+        entry = {"epoch": epoch, "phase": state.phase, "learning_rate": float(rates[-1])}
+        entry |= self._train_epoch(iterator, title, rates)
+        with averaged_weights(self._strategy, self._model, self._optimizer, options):
+            p_fake = self._evaluate(self._validation, self._pixels["validation"])
+            weights = self._model.get_weights()
         entry |= loop.evaluation_metrics(self._validation.labels, p_fake, "validation")
         entry["seconds"] = time.monotonic() - started
         self._state = replace(state, step=state.step + num_steps, history=[*state.history, entry])
         is_best = best_epoch(losses(self._state.history)) == epoch
         if is_best:
-            self._best = self._model.get_weights()
+            self._best = weights
         left = (num_epochs - epoch - 1) * entry["seconds"]
         self._log(
             f"{title} loss {entry['train/loss']:.4f} accuracy {entry['train/accuracy']:.4f}"
@@ -149,23 +177,81 @@ class Training:
             f" at most {duration(left)} left"
         )
         self._logger.epoch(epoch, {key: entry[key] for key in entry if key not in ("epoch", "phase")})
-        best = None if is_best else self._best
+        best = None if is_best and not options.ema_decay else self._best
         self._reports.report(
             entry, lambda directory: checkpoints.save(directory, self._state, self._model, self._optimizer, best)
         )
 
+    def _rates(self) -> np.ndarray:
+        """float64 [steps per epoch]: the learning rates of the coming epoch's steps."""
+        options, state, num_steps = self._config.optimiser, self._state, self._order.steps_per_epoch
+        phase, done = self._phases[state.phase], losses(of_phase(state.history, state.phase))
+        usual = self._family.variants[self._config.model.variant].optimiser.global_batch_size
+        peak = scaled(phase.learning_rate, options.global_batch_size, usual, options.scale_rate)
+        if options.reduce_lr_on_plateau:
+            peak = plateau_rate(done, peak, options.plateau_factor, options.plateau_patience, options.min_learning_rate)
+        return learning_rates(
+            np.arange(len(done) * num_steps, (len(done) + 1) * num_steps),
+            peak,
+            warm_up_steps=options.warm_up_steps,
+            schedule=options.schedule,
+            num_steps=phase.epochs * num_steps,
+            least=options.min_learning_rate,
+        )
+
+    def _train_epoch(self, iterator: Any, title: str, rates: np.ndarray) -> dict[str, float]:
+        """A step with each of the `rates`. Returns means over the epoch, while the weights change."""
+        progress = Progress(title, len(rates), self._order.global_batch_size, self._log)
+        calls = []
+        with naming_damage(self._train, self._rows_being_read):
+            for call in loop.train_steps(
+                self._step, iterator, rates, steps_per_call=self._config.optimiser.steps_per_call
+            ):
+                calls.append(call)
+                progress.update(len(call.losses), float(call.losses.mean()))
+        entry = loop.step_metrics(calls)
+        self._look_for_bottleneck(entry["train/data_wait_share"])
+        return {
+            "train/loss": float(np.concatenate([call.losses for call in calls]).mean(dtype=np.float64)),
+            "train/accuracy": float(np.concatenate([call.accuracies for call in calls]).mean(dtype=np.float64)),
+            "train/images_per_second": progress.images_per_second,
+            **entry,
+        }
+
+    def _rows_being_read(self) -> np.ndarray:
+        """int64: those of the step that is being taken and of the following ones that are read with it."""
+        step = int(self._global_batch.step.numpy())
+        share = self._order.global_batch_size // self._resources.workers
+        return np.concatenate([self._order.batch(step + k)[0] for k in range(2 + CHUNK_RECORDS // share)])
+
+    def _look_for_bottleneck(self, wait_share: float) -> None:
+        if wait_share < WAIT_SHARE or self._knows_bottleneck:
+            return
+        self._knows_bottleneck = True
+        config = self._config
+        source = Source(self._train, self._pixels["train"], config.model.image_size, config.model.aspect)
+        augment = config.augmentation if config.augmentation.augment else None
+        seconds = stage_seconds(source, self._order.batch(0)[0][:32], augment, config.job.seed)
+        self._log(bottleneck(wait_share, seconds))
+
     def _finish(self) -> None:
         best = best_epoch(losses(self._state.history))
         self._log(f"trained; the weights of epoch {best + 1} are kept")
+        with self._strategy.scope():
+            stock_model = self._stock_model()
         self._model.set_weights(self._best)
-        scores = {split: self._evaluate(self._records[split]) for split in ("validation", "test")}
-        tables = [predictions(self._records[split], scores[split]) for split in scores]
+        if self._config.optimiser.precision != "float32":  # scores are those of the saved model, which is in float32
+            self._evaluation = loop.Evaluation(self._strategy, stock_model)
+        scores = {
+            split: self._evaluate(self._records[split], self._pixels.get(split)) for split in ("validation", "test")
+        }
+        tables = [predictions(self._records[split], scores[split], split) for split in scores]
 
         def write(directory: Path) -> None:
             checkpoints.save(directory, replace(self._state, is_finished=True))
             pq.write_table(pa.concat_tables(tables), directory / PREDICTIONS)
             (directory / HISTORY).write_text(json.dumps(self._state.history, indent=1))
-            self._stock_model().save(directory / MODEL)
+            stock_model.save(directory / MODEL)
 
         self._reports.report(self._state.history[best], write)
 
@@ -183,8 +269,10 @@ class Training:
             self._train,
             self._order,
             image_size=config.model.image_size,
+            aspect=config.model.aspect,
             seed=config.job.seed,
             augment=config.augmentation if config.augmentation.augment else None,
+            pixels=self._pixels["train"],
             first_step=self._state.step,
             worker=context.input_pipeline_id,
             num_workers=context.num_input_pipelines,
@@ -192,21 +280,51 @@ class Training:
             num_threads=self._resources.cpus,
         )
 
-    def _evaluate(self, records: Records) -> np.ndarray:
+    def _open_pixels(self, records: Records) -> PixelCache | None:
+        """The decoded pixels of `records`, if they are to be kept.
+
+        Raises:
+          CannotTrain: those of training and validation do not fit.
+        """
+        data, model = self._config.data, self._config.model
+        if data.pixel_cache == "none":
+            return None
+        most = int(data.pixel_cache_gib * 2**30)
+        needed = sum(num_bytes(part, model.image_size) for part in (self._train, self._validation))
+        if needed > most:
+            raise CannotTrain(
+                f"--pixel-cache {data.pixel_cache} must have room for all training and validation images. Received: "
+                f"{data.pixel_cache_gib:g} GiB, {needed / 2**30:.3g} are needed. Raise --pixel-cache-gib, or leave "
+                "--pixel-cache out."
+            )
+        with naming_damage(records, lambda: np.arange(len(records))):
+            return open_cache(
+                records,
+                self._dataset.fingerprint,
+                image_size=model.image_size,
+                aspect=model.aspect,
+                directory=self._pixels_directory,
+                budget=Budget(**{f"{data.pixel_cache}_bytes": most}),
+            )
+
+    def _evaluate(self, records: Records, pixels: PixelCache | None) -> np.ndarray:
         """float64 [n]: P(fake) of each record."""
 
         def make(context: tf.distribute.InputContext) -> tf.data.Dataset:
             return evaluation_batches(
                 records,
                 image_size=self._config.model.image_size,
+                aspect=self._config.model.aspect,
                 batch_size=EVALUATION_BATCH,
+                pixels=pixels,
                 worker=context.input_pipeline_id,
                 num_workers=context.num_input_pipelines,
                 replicas=self._resources.devices,
                 num_threads=self._resources.cpus,
             )
 
-        return self._evaluation(make, len(records))
+        with naming_damage(records, lambda: np.arange(len(records))):
+            return self._evaluation(make, len(records))
 
     def _make_logger(self, task: Task) -> Any:
         from trainers.tracking import NoLogger, RunLogger
@@ -218,6 +336,11 @@ class Training:
             print(line, flush=True)
 
 
-def predictions(records: Records, p_fake: np.ndarray) -> pa.Table:
-    """The manifest's columns of `records` that reports need, and `p_fake` float64."""
-    return records.table.select(list(PREDICTED_COLUMNS)).append_column("p_fake", pa.array(p_fake, pa.float64()))
+def predictions(records: Records, p_fake: np.ndarray, split: str) -> pa.Table:
+    """The manifest's columns of `records` that reports need, and `p_fake` float64.
+
+    `split` is what the records were used as: of `--test-split train[90%:]` the manifest says "train".
+    """
+    table = records.table.select(list(PREDICTED_COLUMNS))
+    table = table.set_column(PREDICTED_COLUMNS.index("split"), "split", pa.repeat(split, len(records)))
+    return table.append_column("p_fake", pa.array(p_fake, pa.float64()))

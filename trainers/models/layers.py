@@ -19,6 +19,12 @@ class GlobalBatch:
     seed: int
     size: int  # examples in the global batch
     step: tf.Variable  # int64 scalar: the step being taken
+    num_parts: int = 1  # that each replica's share is shown in, one after the other
+    first_row: Any = 0  # of the replica's share: where the part being shown begins
+
+    def begin_part(self, first_row: Any) -> None:
+        """Says that layers are shown the part from `first_row` (int or int32 scalar) on."""
+        self.first_row = first_row
 
 
 class GlobalBatchDropout(keras.layers.Dropout):
@@ -32,7 +38,7 @@ class GlobalBatchDropout(keras.layers.Dropout):
         self.global_batch = global_batch
 
     def call(self, inputs, training=False):
-        """inputs: floats [replica batch, ...], one replica's equal share of the global batch."""
+        """inputs: floats [images, ...], one replica's equal share of the global batch, or the part being shown."""
         if not training or self.rate == 0:
             return inputs
         batch = self.global_batch
@@ -42,7 +48,8 @@ class GlobalBatchDropout(keras.layers.Dropout):
         mask = tf.random.stateless_uniform([batch.size, *inputs.shape[1:]], seed) >= self.rate
         replica = tf.distribute.get_replica_context().replica_id_in_sync_group
         rows = batch.size // tf.distribute.get_strategy().num_replicas_in_sync
-        mask = mask[replica * rows : (replica + 1) * rows]
+        first = replica * rows + batch.first_row
+        mask = mask[first : first + rows // batch.num_parts]
         return tf.where(mask, inputs / (1 - self.rate), tf.zeros_like(inputs))
 
 
