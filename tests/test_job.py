@@ -137,10 +137,10 @@ def test_a_damaged_record_ends_the_job_in_one_sentence(ray_session, realshard_ho
     assert {path.name for path in JobFolder("first").path.iterdir()} == {".lock", "config.json"}
 
 
-def test_two_datasets_make_one_job_that_names_both(ray_session, data, realshard_home, tmp_path):
+def test_two_datasets_make_one_job_that_names_both(ray_session, data, realshard_home):
     write_dataset(data, {"train": 12, "test": 4}, name="other", seed=1)
-    told = small(data, data=DataConfig(dataset="toy=1,other=3", data_dir=str(data), order="balanced"))
-    result = job.run(told)
+    mixture = DataConfig(dataset="toy=1,other=3", data_dir=str(data), order="balanced")
+    result = job.run(dataclasses.replace(small(data), data=mixture))
     assert (result.dataset, result.images) == ("toy:1.0.0+other:1.0.0", {"train": 36, "validation": 9, "test": 15})
     version = tracking.client_of().get_model_version(result.model_name, str(result.model_version))
     assert (version.tags["dataset"], version.tags["fingerprint"]) == (result.dataset, result.fingerprint)
