@@ -20,7 +20,7 @@ from trainers.inputs import Source
 from trainers.reports import DirectoryReports
 from trainers.strategy import Resources
 from trainers.training import Training
-from trainers.worker import Task
+from trainers.worker import Task, selected, shared_groups
 
 EVERY_OPTION = {
     "schedule": "cosine",
@@ -129,6 +129,12 @@ def test_parts_of_splits_keep_their_role(tiny, tmp_path):
     training(dataset, options, tmp_path).run()
     splits = outcome(tmp_path)[2]["split"].to_pylist()
     assert (splits.count("validation"), splits.count("test"), len(splits)) == (8, 30, 38)
+
+
+@pytest.mark.parametrize(("place", "shared"), [(40, 0), (42, 1)])
+def test_groups_cut_in_two_are_counted(dataset, place, shared):
+    data = {"train_split": f"train[:{place}]", "test_split": f"train[{place}:]"}
+    assert shared_groups(selected(load(dataset), told(data))) == {"validation": 0, "test": shared}
 
 
 def test_the_bottleneck_is_named_with_what_helps(dataset):

@@ -123,7 +123,7 @@ def _row(frame: bytes, offset: int, split: str, number: int, labels: list[int]) 
     feature = tf_example_pb2.Example.FromString(payload).features.feature
 
     def text(name: str, default: str) -> str:
-        values = feature[name].bytes_list.value if name in feature else ()
+        values = list(feature[name].bytes_list.value) if name in feature else []
         return values[0].decode("utf-8", "surrogateescape") if len(values) == 1 else default
 
     image = feature["image"].bytes_list.value[0]

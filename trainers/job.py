@@ -36,7 +36,7 @@ from trainers.models.families import FAMILIES
 from trainers.models.family import Family
 from trainers.policies import make_order
 from trainers.strategy import describe, plan_resources
-from trainers.worker import Task, selected, train
+from trainers.worker import Task, selected, shared_groups, train
 
 HISTORY, PREDICTIONS, MODEL = "history.json", "predictions.parquet", "model.keras"
 FIGURES = "figures"
@@ -304,6 +304,9 @@ def _checked_records(dataset: Dataset, config: Config) -> dict[str, Records]:
         make_order(records["train"], config.data, config.optimiser.global_batch_size, config.job.seed)
     except ValueError as error:
         raise Refused(str(error)) from None
+    for split, count in shared_groups(records).items():
+        if count:
+            print(f"warning: {count} groups are in both train and {split}: figures will look too good", flush=True)
     for split, part in records.items():
         if len(np.unique(part.labels)) < len(LABELS):
             raise Refused(

@@ -110,11 +110,11 @@ class TrainStep:
         results = tf.TensorArray(tf.float32, num_steps)
         for index in tf.range(num_steps):
             self._optimizer.learning_rate.assign(rates[index])
-            started = tf.timestamp()
+            started = _now()
             with tf.control_dependencies([started]):
                 batch = next(iterator)
             with tf.control_dependencies(self._strategy.experimental_local_results(batch["label"])):
-                waited = tf.cast(tf.timestamp() - started, tf.float32)
+                waited = tf.cast(_now() - started, tf.float32)
             loss, accuracy, norm = self._step(batch) if self._parts == 1 else self._step_by_parts(batch)
             results = results.write(index, tf.stack([loss, accuracy, norm, waited]))
             self._global_batch.step.assign_add(1)
@@ -222,6 +222,11 @@ class TrainStep:
             gradients = [gradient / self._replicas for gradient in gradients]
         self._optimizer.apply_gradients(zip(gradients, variables, strict=True))  # sums over the replicas
         return norm
+
+
+def _now():
+    # Not tf.timestamp, which is refused when deterministic operations are asked for.
+    return tf.ensure_shape(tf.numpy_function(time.monotonic, [], tf.float64), ())
 
 
 def _listed(ids: Sequence[str]) -> str:

@@ -53,6 +53,13 @@ def selected(dataset: Dataset, config: Config) -> dict[str, Records]:
     return records
 
 
+def shared_groups(records: dict[str, Records]) -> dict[str, int]:
+    """How many groups of training images have images in the validation and in the test split too: a leak, such as
+    parts of a split can make. Images without a group do not count."""
+    groups = {split: set(pc.unique(part.table["group"]).to_pylist()) - {""} for split, part in records.items()}
+    return {split: len(groups["train"] & groups[split]) for split in ("validation", "test")}
+
+
 def with_shuffled_labels(records: Records, seed: int) -> Records:
     """The same records with their labels shuffled among them: nothing that can be learnt, in the same proportions."""
     import pyarrow as pa
