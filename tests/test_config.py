@@ -5,16 +5,8 @@ import json
 import pytest
 
 from tfds_builders.records.errors import Refused
-from trainers.config import (
-    Config,
-    check_global_batch,
-    dataset_weights,
-    difference,
-    from_dict,
-    parse,
-    selection,
-    to_dict,
-)
+from trainers.checks import check_global_batch, dataset_weights, selection
+from trainers.config import Config, difference, from_dict, parse, to_dict
 from trainers.models.resnet import VARIANTS
 
 

@@ -15,71 +15,17 @@ from typing import Any
 import simple_parsing
 
 from tfds_builders.records.errors import Refused
+from trainers.checks import check, check_global_batch, flag, one_of
+from trainers.data_config import AugmentConfig, DataConfig
 
 ENVIRONMENT_PREFIX = "REALSHARD_"
 SMALLEST_IMAGE = 32  # pixels; ResNet50 halves the sides five times
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")  # also a directory name and an MLflow run name
-
-
-def _flag(default: bool) -> Any:
-    return simple_parsing.flag(default, negative_prefix="--no-")
-
-
-def _columns(metavar: str = "COLUMN=VALUE[,VALUE]") -> Any:
-    return simple_parsing.field(default=(), metavar=metavar)
-
-
-ORDERS = ("plain", "balanced", "blocked")
-PIXEL_CACHES = ("none", "memory", "disk")
 ASPECTS = ("resize", "centre_crop", "random_crop")
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 CLASS_WEIGHTS = ("none", "balanced")
 RATE_SCALES = ("none", "linear", "sqrt")
 SCHEDULES = ("constant", "cosine")
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    """The dataset, and which of its records take part."""
-
-    # Name of a dataset built by `tfds build`. Several as one: `faces,objects`, split by split, or `faces=3,objects=1`,
-    # which draws three training images of the one for each of the other. `merged_faces` is the published mixture of
-    # deepfake_and_real and deepfake_faces.
-    dataset: str = "ai_vs_human"
-    data_dir: str = ""  # Where built datasets are. Default: TFDS_DATA_DIR, else TFDS's own ~/tensorflow_datasets.
-    # What is trained on: a split or parts of splits as TFDS writes them, `train[:5000]+validation`. Of several
-    # datasets, that part of each.
-    train_split: str = "train"
-    validation_split: str = "validation"  # What the best epoch is chosen on.
-    test_split: str = "test"  # What is reported.
-    split_scheme: str = ""  # Another division into splits that the manifest holds, for example `published`.
-    # Which images make up a batch: `plain` shuffles them all, `balanced` draws as many real as fake, `blocked` shuffles
-    # runs of neighbours, for datasets at a URL.
-    order: str = "plain"
-    # Where decoded training and validation images are kept, if at all: `none`, `memory`, or `disk`, where a later job
-    # finds them again. For images that decode too slowly.
-    pixel_cache: str = "none"
-    pixel_cache_gib: float = 16.0  # What --pixel-cache may take at most, GiB, of each worker or of the disk.
-    # Train and validate only on records whose column of the manifest has one of the values, for example
-    # `category=car,cat`. The test split is always evaluated whole.
-    only: tuple[str, ...] = _columns()
-    exclude: tuple[str, ...] = _columns()  # The opposite: leave such records out, for example `generator=spectral`.
-    # A control: train on labels that were shuffled among the images. The test AUC must come out near 0.5.
-    shuffle_labels: bool = _flag(False)
-
-    def __post_init__(self):
-        selection(self.only)
-        selection(self.exclude)
-        weights = dataset_weights(self.dataset)
-        _one_of("order", self.order, ORDERS)
-        _one_of("pixel_cache", self.pixel_cache, PIXEL_CACHES)
-        _check(self.pixel_cache_gib > 0, "--pixel-cache-gib must be positive", self.pixel_cache_gib, "take 16")
-        _check(
-            self.order != "blocked" or None in weights.values(),
-            "--order blocked shuffles one sequence, so --dataset can give no weights with it",
-            self.dataset,
-            "leave the weights out, or take --order plain",
-        )
 
 
 @dataclass(frozen=True)
@@ -98,15 +44,15 @@ class ModelConfig:
     family: str = simple_parsing.field(default="resnet50", cmd=False)
 
     def __post_init__(self):
-        _check(
+        check(
             self.image_size >= SMALLEST_IMAGE,
             f"--image-size must be at least {SMALLEST_IMAGE} pixels",
             self.image_size,
             "take 224, or 64 to be quick",
         )
-        _one_of("aspect", self.aspect, ASPECTS)
-        _check(0 < self.threshold < 1, "--threshold must lie between 0 and 1", self.threshold, "take 0.5")
-        _check(bool(self.weights), "--weights must be given", self.weights, "take imagenet, none or a file")
+        one_of("aspect", self.aspect, ASPECTS)
+        check(0 < self.threshold < 1, "--threshold must lie between 0 and 1", self.threshold, "take 0.5")
+        check(bool(self.weights), "--weights must be given", self.weights, "take imagenet, none or a file")
 
 
 @dataclass(frozen=True)
@@ -121,7 +67,7 @@ class OptimiserConfig:
     head_epochs: int = 0
     head_learning_rate: float = 1e-3  # Of Adam, in the head epochs.
     early_stopping_patience: int = 5  # Stop after so many epochs without a smaller validation loss; 0: never.
-    reduce_lr_on_plateau: bool = _flag(False)  # Cut the rate when the validation loss stops falling.
+    reduce_lr_on_plateau: bool = flag(False)  # Cut the rate when the validation loss stops falling.
     plateau_factor: float = 0.1  # What the rate is multiplied by then.
     plateau_patience: int = 3  # After so many epochs without a smaller validation loss.
     min_learning_rate: float = 1e-6  # The rate is not cut below this, nor does a cosine end below it.
@@ -136,35 +82,35 @@ class OptimiserConfig:
     precision: str = "float32"  # Or `mixed_bfloat16`, `mixed_float16`: what layers compute in. Weights stay float32.
     # Compile what a replica computes (XLA). Starting takes longer, rounding differs, dropout draws other masks, and
     # several replicas cannot train batch normalisation.
-    xla: bool = _flag(False)
+    xla: bool = flag(False)
     steps_per_call: int = 0  # Steps between two looks at the loss; 0: about two seconds' worth.
 
     def __post_init__(self):
-        _check(self.epochs >= 1, "--epochs must be at least 1", self.epochs, "take 10")
-        _check(self.global_batch_size >= 1, "--global-batch-size must be at least 1", self.global_batch_size, "take 32")
-        _check(self.learning_rate > 0, "--learning-rate must be positive", self.learning_rate, "take 1e-4")
-        _check(
+        check(self.epochs >= 1, "--epochs must be at least 1", self.epochs, "take 10")
+        check(self.global_batch_size >= 1, "--global-batch-size must be at least 1", self.global_batch_size, "take 32")
+        check(self.learning_rate > 0, "--learning-rate must be positive", self.learning_rate, "take 1e-4")
+        check(
             self.head_learning_rate > 0, "--head-learning-rate must be positive", self.head_learning_rate, "take 1e-3"
         )
-        _check(
+        check(
             0 <= self.head_epochs < self.epochs,
             "--head-epochs must be at least 0 and leave some of --epochs",
             f"{self.head_epochs} of {self.epochs}",
             "take fewer head epochs",
         )
-        _check(0 < self.plateau_factor < 1, "--plateau-factor must lie between 0 and 1", self.plateau_factor, "0.1")
-        _one_of("scale_rate", self.scale_rate, RATE_SCALES)
-        _one_of("schedule", self.schedule, SCHEDULES)
-        _one_of("class_weights", self.class_weights, CLASS_WEIGHTS)
-        _one_of("precision", self.precision, PRECISIONS)
-        _check(
+        check(0 < self.plateau_factor < 1, "--plateau-factor must lie between 0 and 1", self.plateau_factor, "0.1")
+        one_of("scale_rate", self.scale_rate, RATE_SCALES)
+        one_of("schedule", self.schedule, SCHEDULES)
+        one_of("class_weights", self.class_weights, CLASS_WEIGHTS)
+        one_of("precision", self.precision, PRECISIONS)
+        check(
             self.schedule == "constant" or not self.reduce_lr_on_plateau,
             "--schedule cosine and --reduce-lr-on-plateau exclude each other",
             "both",
             "take one of them: --no-reduce-lr-on-plateau, or --schedule constant",
         )
-        _check(0 <= self.ema_decay < 1, "--ema-decay must be at least 0 and less than 1", self.ema_decay, "take 0.999")
-        _check(
+        check(0 <= self.ema_decay < 1, "--ema-decay must be at least 0 and less than 1", self.ema_decay, "take 0.999")
+        check(
             self.accumulate >= 1 and self.global_batch_size % self.accumulate == 0,
             "--accumulate must be at least 1 and divide --global-batch-size",
             f"{self.accumulate} for {self.global_batch_size}",
@@ -179,31 +125,7 @@ class OptimiserConfig:
             "clip_norm",
         ):
             value = getattr(self, name)
-            _check(value >= 0, f"--{name.replace('_', '-')} must not be negative", value, "take 0 or more")
-
-
-@dataclass(frozen=True)
-class AugmentConfig:
-    """Random changes of training images, drawn for each image, on RGB in [0, 1]."""
-
-    augment: bool = _flag(True)  # Whether to change training images at all.
-    # Blur this part of the images, sigma 0 to 3 pixels, as whoever passes them on may do. Published: 0.1 and 0.5.
-    blur_probability: float = 0.0
-    jpeg_probability: float = 0.0  # Compress this part of them as JPEG, quality 30 to 100. Published: 0.1 and 0.5.
-    flip_left_right: bool = _flag(True)  # Mirror half of them.
-    flip_up_down: bool = _flag(True)  # Turn half of them upside down.
-    brightness: float = 0.1  # Add a number from [-brightness, brightness].
-    contrast: float = 0.1  # Scale the distance from the mean by 1 - contrast .. 1 + contrast.
-    hue: float = 0.1  # Turn the hue by at most this part of the circle.
-    saturation: float = 0.1  # Scale the saturation by 1 - saturation .. 1 + saturation.
-
-    def __post_init__(self):
-        for name in ("blur_probability", "jpeg_probability"):
-            value = getattr(self, name)
-            _check(0 <= value <= 1, f"--{name.replace('_', '-')} must lie between 0 and 1", value, "take 0.1 or 0.5")
-        for name, most in (("brightness", 1.0), ("contrast", 0.99), ("hue", 0.5), ("saturation", 0.99)):
-            value = getattr(self, name)
-            _check(0 <= value <= most, f"--{name} must lie between 0 and {most}", value, "take 0.1, or 0 for none")
+            check(value >= 0, f"--{name.replace('_', '-')} must not be negative", value, "take 0 or more")
 
 
 @dataclass(frozen=True)
@@ -217,10 +139,10 @@ class ClusterConfig:
     cpus_per_worker: int = 0  # CPUs of each worker, for reading images and for training without GPU. 0: all.
 
     def __post_init__(self):
-        _check(self.workers >= 1, "--workers must be at least 1", self.workers, "take 1")
+        check(self.workers >= 1, "--workers must be at least 1", self.workers, "take 1")
         for name in ("devices_per_worker", "cpus_per_worker"):
             value = getattr(self, name)
-            _check(value >= 0, f"--{name.replace('_', '-')} must not be negative", value, "take 0 for the default")
+            check(value >= 0, f"--{name.replace('_', '-')} must not be negative", value, "take 0 for the default")
 
 
 @dataclass(frozen=True)
@@ -231,17 +153,17 @@ class JobConfig:
     name: str = ""
     seed: int = 0  # Of the weights, the order, the augmentation and the dropout.
     experiment: str = "realshard"  # MLflow experiment.
-    register: bool = _flag(True)  # Register the trained model.
+    register: bool = flag(True)  # Register the trained model.
     registered_name: str = ""  # Name of the registered model. Default: realshard-FAMILY.
 
     def __post_init__(self):
-        _check(
+        check(
             not self.name or NAME.fullmatch(self.name) is not None,
             "--name must be 1 to 100 letters, digits, dots, dashes and underscores, and not begin with a sign",
             self.name,
             "leave it out for a new name",
         )
-        _check(0 <= self.seed < 2**31, "--seed must be a number from 0 to 2147483647", self.seed, "take 0")
+        check(0 <= self.seed < 2**31, "--seed must be a number from 0 to 2147483647", self.seed, "take 0")
 
 
 @dataclass(frozen=True)
@@ -259,86 +181,18 @@ class Config:
         if self.cluster.devices_per_worker:
             replicas = self.cluster.workers * self.cluster.devices_per_worker
             check_global_batch(self.optimiser.global_batch_size, replicas, self.optimiser.accumulate)
-        _check(
+        check(
             self.optimiser.class_weights == "none" or self.data.order != "balanced",
             "--class-weights balanced and --order balanced correct the same thing twice",
             "both",
             "take one of them",
         )
-        _check(
+        check(
             self.model.aspect != "random_crop" or self.data.pixel_cache == "none",
             "--pixel-cache holds one square of each image, --aspect random_crop takes another each time",
             "both",
             "take one of them, or --aspect centre_crop",
         )
-
-
-def check_global_batch(global_batch_size: int, replicas: int, accumulate: int = 1) -> int:
-    """The batch of one replica, images.
-
-    Raises:
-      ValueError: the replicas cannot share the global batch equally, or not in so many parts; names the nearest sizes
-        that they can.
-    """
-    shares = replicas * accumulate
-    below = global_batch_size // shares * shares
-    nearest = f"{below} or {below + shares}" if below else f"{shares}"
-    of_parts = f" times --accumulate, {replicas} x {accumulate}" if accumulate > 1 else f", {replicas}"
-    _check(
-        global_batch_size % shares == 0,
-        f"--global-batch-size must be divisible by the number of replicas{of_parts}",
-        global_batch_size,
-        f"take {nearest}, or another number of workers or devices",
-    )
-    return global_batch_size // replicas
-
-
-def dataset_weights(expression: str) -> dict[str, float | None]:
-    """`"faces=3,objects=1"` as {"faces": 3.0, "objects": 1.0}, `"faces,objects"` as {"faces": None, "objects": None}.
-
-    Raises:
-      ValueError: no name, a name twice, or weights that are not positive numbers for each of several datasets.
-    """
-    terms = [term.strip().partition("=") for term in expression.split(",")]
-    names = [name for name, _, _ in terms]
-    _check(
-        all(names) and len(set(names)) == len(names),
-        "--dataset must name a built dataset, or several different ones",
-        expression,
-        "write NAME or NAME,NAME",
-    )
-    try:
-        weights = [float(weight) if sign else None for _, sign, weight in terms]
-    except ValueError:
-        weights = [-1.0]
-    given = [weight for weight in weights if weight is not None]
-    is_whole = len(names) > 1 and len(given) == len(names) and all(0 < weight < float("inf") for weight in given)
-    _check(
-        not given or is_whole,
-        "--dataset takes weights that are positive numbers, of each of several datasets or of none",
-        expression,
-        "write for example faces=3,objects=1",
-    )
-    return dict(zip(names, weights, strict=True))
-
-
-def selection(terms: Sequence[str]) -> dict[str, set[str]]:
-    """`("category=car,cat", "generator=blend")` as {"category": {"car", "cat"}, "generator": {"blend"}}.
-
-    Raises:
-      ValueError: a term is not of the form COLUMN=VALUE[,VALUE...], or a column comes twice.
-    """
-    selected: dict[str, set[str]] = {}
-    for term in terms:
-        column, sign, values = term.partition("=")
-        _check(
-            bool(column and sign) and column not in selected,
-            "--only and --exclude take COLUMN=VALUE[,VALUE...], each column once",
-            term,
-            "write for example category=car,cat",
-        )
-        selected[column] = set(values.split(","))
-    return selected
 
 
 def to_dict(config: Config) -> dict[str, dict[str, Any]]:
@@ -436,12 +290,3 @@ def _from_environment() -> list[str]:
                 flag = "--" + option.name.replace("_", "-")
                 arguments += [flag, *value.split()] if option.default == () else [flag, value]
     return arguments
-
-
-def _one_of(name: str, value: str, known: Sequence[str]) -> None:
-    _check(value in known, f"--{name.replace('_', '-')} must be one of {', '.join(known)}", value, f"take {known[0]}")
-
-
-def _check(holds: bool, rule: str, received: Any, advice: str) -> None:
-    if not holds:
-        raise ValueError(f"{rule}. Received: {received!r}. Advice: {advice}.")

@@ -26,7 +26,8 @@ from tfds_builders.records.framing import CorruptRecord
 from tfds_builders.records.ray_address import prepare_ray_address
 from tfds_builders.records.schema import LABELS
 from trainers import tracking
-from trainers.config import Config, check_global_batch, flatten, to_dict
+from trainers.checks import check_global_batch
+from trainers.config import Config, flatten, to_dict
 from trainers.dataset import Dataset, Records
 from trainers.errors import CannotTrain
 from trainers.home import pixels_dir, ray_dir

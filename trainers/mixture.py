@@ -17,7 +17,8 @@ import pyarrow.compute as pc
 
 from tfds_builders.records.errors import Refused
 from tfds_builders.records.schema import SCHEME_PREFIX
-from trainers.config import DataConfig, dataset_weights
+from trainers.checks import dataset_weights
+from trainers.data_config import DataConfig
 from trainers.dataset import MEMBER, Dataset, find, load
 from trainers.storage import Location
 

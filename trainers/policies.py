@@ -18,7 +18,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tfds_builders.records.schema import LABELS
-from trainers.config import DataConfig, dataset_weights
+from trainers.checks import dataset_weights
+from trainers.data_config import DataConfig
 from trainers.dataset import MEMBER, Records
 from trainers.order import Epochs, Order, permutation, random_keys
 

@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from trainers.config import ClusterConfig, check_global_batch
+from trainers.checks import check_global_batch
+from trainers.config import ClusterConfig
 from trainers.models.family import all_layers
 
 

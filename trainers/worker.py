@@ -11,7 +11,8 @@ from typing import Any
 import pyarrow.compute as pc
 
 from tfds_builders.records.errors import Refused
-from trainers.config import Config, selection
+from trainers.checks import selection
+from trainers.config import Config
 from trainers.dataset import Dataset, Records
 from trainers.strategy import Resources
 
