@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from trainers.config import ClusterConfig, check_global_batch
-from trainers.models.family import all_layers
 
 
 @dataclass(frozen=True)
@@ -115,15 +114,3 @@ def describe(resources: Resources, global_batch_size: int) -> str:
         f"{resources.workers} worker(s) with {resources.devices} {kind} device(s) each: {resources.replicas} replica(s)"
         f" x {share} images = global batch of {global_batch_size}"
     )
-
-
-def synchronise_batch_norm(model: Any) -> None:
-    """Makes the model's BatchNormalization layers average over the global batch, not over a replica's share.
-
-    Layers that are not trained stay in inference mode, where this changes nothing.
-    """
-    import keras
-
-    for layer in all_layers(model):
-        if isinstance(layer, keras.layers.BatchNormalization):
-            layer.synchronized = True

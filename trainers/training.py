@@ -21,7 +21,7 @@ from trainers.dataset import Records, load
 from trainers.history import best_epoch, losses, of_phase, plateau_rate, position
 from trainers.inputs import evaluation_batches, training_batches
 from trainers.models.families import FAMILIES
-from trainers.models.layers import GlobalBatch, dropout_maker
+from trainers.models.layers import GlobalBatch, dropout_maker, with_global_batch_norm
 from trainers.order import Order
 from trainers.progress import Progress, duration
 from trainers.worker import Task, selected, with_shuffled_labels
@@ -98,8 +98,8 @@ class Training:
             self._global_batch = GlobalBatch(config.job.seed, config.optimiser.global_batch_size, step)
             dropout = dropout_maker(self._global_batch)
             self._model = self._family.build(config.model, dropout, with_weights=directory is None)
-        if self._resources.replicas > 1:
-            strategy.synchronise_batch_norm(self._model)
+            if self._resources.replicas > 1:
+                self._model = with_global_batch_norm(self._model)
         self._evaluation = loop.Evaluation(self._strategy, self._model)
         self._best = self._model.get_weights()
         self._enter_phase()

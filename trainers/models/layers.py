@@ -1,7 +1,11 @@
-"""Dropout that does not depend on how many replicas share the batch.
+"""Layers that do not depend on how many replicas share the batch: dropout and batch normalisation.
 
 Keras's Dropout draws the same mask on every replica, so training on N replicas differs from training on one. Here the
 mask of the whole global batch is drawn from (seed, step, layer), and each replica takes its rows of it.
+
+Keras's BatchNormalization(synchronized=True) is right but takes minutes to trace in a deep network: it sums three times
+a layer with ReplicaContext.all_reduce, whose gradient searches the other replica's whole graph for variables. Here one
+sum a layer suffices, and nothing is searched.
 """
 
 import zlib
@@ -58,3 +62,59 @@ def dropout_maker(global_batch: GlobalBatch):
 def stock_dropout(rate: float, name: str) -> keras.layers.Dropout:
     """The same for a model that is to be saved."""
     return keras.layers.Dropout(rate, name=name)
+
+
+class GlobalBatchNormalization(keras.layers.BatchNormalization):
+    """`keras.layers.BatchNormalization` over the global batch: mean and variance of all replicas' equal shares.
+
+    A training-time layer with the variables of the stock one, which takes its place in saved models.
+    """
+
+    def call(self, inputs, training=False, mask=None):
+        """inputs: floats [replica batch, ..., channels]; normalised over all axes but the last."""
+        if not (training and self.trainable):
+            return super().call(inputs, training=False)
+        x = keras.ops.cast(inputs, "float32")
+        old_mean = tf.convert_to_tensor(self.moving_mean)
+        # E[(x - a)^2] - E[x - a]^2 loses no digits when a is near the mean, as the moving average soon is.
+        shifted = x - old_mean
+        axes = list(range(len(x.shape) - 1))
+        # moments: [2, channels].
+        moments = tf.stack([tf.reduce_mean(shifted, axes), tf.reduce_mean(tf.square(shifted), axes)])
+        moments = sum_over_replicas(moments) / tf.distribute.get_strategy().num_replicas_in_sync
+        variance = tf.maximum(moments[1] - tf.square(moments[0]), 0.0)
+        mean = moments[0] + old_mean
+        self.moving_mean.assign(old_mean * self.momentum + mean * (1 - self.momentum))
+        self.moving_variance.assign(self.moving_variance * self.momentum + variance * (1 - self.momentum))
+        x = keras.ops.batch_normalization(x, mean, variance, -1, self.beta, self.gamma, self.epsilon)
+        return keras.ops.cast(x, self.compute_dtype)
+
+
+@tf.custom_gradient
+def sum_over_replicas(x):
+    """The sum of `x` over the replicas, on each of them. Its gradient is the same sum of the gradients."""
+    context = tf.distribute.get_replica_context()
+    if isinstance(context.strategy, tf.distribute.MirroredStrategy):
+
+        def add(strategy, values):
+            return strategy.extended.reduce_to(tf.distribute.ReduceOp.SUM, values, destinations=values)
+
+        total = context.merge_call(add, args=(x,))
+    else:
+        total = context.all_reduce(tf.distribute.ReduceOp.SUM, x)
+    # stop_gradient ends TensorFlow's search for variables on the way here, which would go through other replicas.
+    return tf.stop_gradient(total), sum_over_replicas
+
+
+def with_global_batch_norm(model: keras.Model) -> keras.Model:
+    """The model with GlobalBatchNormalization in place of BatchNormalization, in nested models too; the other layers
+    are shared with `model`. The variables keep their order and values."""
+
+    def replaced(layer):
+        if type(layer) is keras.layers.BatchNormalization:
+            return GlobalBatchNormalization.from_config(layer.get_config())
+        return layer
+
+    new = keras.models.clone_model(model, clone_function=replaced, recursive=True)
+    new.set_weights(model.get_weights())
+    return new
