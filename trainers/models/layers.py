@@ -67,41 +67,41 @@ def stock_dropout(rate: float, name: str) -> keras.layers.Dropout:
 class GlobalBatchNormalization(keras.layers.BatchNormalization):
     """`keras.layers.BatchNormalization` over the global batch: mean and variance of all replicas' equal shares.
 
-    A training-time layer with the variables of the stock one, which takes its place in saved models.
+    A training-time layer with the variables of the stock one, which takes its place in saved models. All but the
+    moments is Keras's own: casts to float32, moving averages, epsilon, frozen layers.
     """
 
-    def call(self, inputs, training=False, mask=None):
-        """inputs: floats [replica batch, ..., channels]; normalised over all axes but the last."""
-        if not (training and self.trainable):
-            return super().call(inputs, training=False)
-        x = keras.ops.cast(inputs, "float32")
-        old_mean = tf.convert_to_tensor(self.moving_mean)
-        # E[(x - a)^2] - E[x - a]^2 loses no digits when a is near the mean, as the moving average soon is.
-        shifted = x - old_mean
-        axes = list(range(len(x.shape) - 1))
-        # moments: [2, channels].
-        moments = tf.stack([tf.reduce_mean(shifted, axes), tf.reduce_mean(tf.square(shifted), axes)])
-        moments = sum_over_replicas(moments) / tf.distribute.get_strategy().num_replicas_in_sync
-        variance = tf.maximum(moments[1] - tf.square(moments[0]), 0.0)
-        mean = moments[0] + old_mean
-        self.moving_mean.assign(old_mean * self.momentum + mean * (1 - self.momentum))
-        self.moving_variance.assign(self.moving_variance * self.momentum + variance * (1 - self.momentum))
-        x = keras.ops.batch_normalization(x, mean, variance, -1, self.beta, self.gamma, self.epsilon)
-        return keras.ops.cast(x, self.compute_dtype)
+    def _moments(self, inputs, mask):
+        """(mean, variance), float32 [channels] each, of the inputs of all replicas."""
+        if mask is not None:
+            raise ValueError(f"{self.name}: batch normalisation over the global batch takes no mask. Received: {mask}")
+        mean, variance = super()._moments(inputs, mask)
+        # means, variances: [replicas, channels].
+        means, variances = tf.unstack(all_replicas(tf.stack([mean, variance])), axis=1)
+        mean = tf.reduce_mean(means, 0)
+        # Chan, Golub, LeVeque, "Updating formulae and a pairwise algorithm for computing sample variances" (1979), for
+        # parts of one size. Unlike E[x^2] - E[x]^2 it loses no digits when the mean is large.
+        return mean, tf.reduce_mean(variances + tf.square(means - mean), 0)
+
+
+def all_replicas(x):
+    """The values of `x` on all replicas, [replicas, ...], on each of them; gradients go back to where they came from.
+
+    A sum in which each replica fills its own slot: adding zeros is exact, so all replicas get the same bits.
+    """
+    context = tf.distribute.get_replica_context()
+    own_slot = tf.one_hot(context.replica_id_in_sync_group, context.num_replicas_in_sync, dtype=x.dtype)
+    return sum_over_replicas(tf.reshape(own_slot, [-1] + [1] * len(x.shape)) * x)
 
 
 @tf.custom_gradient
 def sum_over_replicas(x):
     """The sum of `x` over the replicas, on each of them. Its gradient is the same sum of the gradients."""
-    context = tf.distribute.get_replica_context()
-    if isinstance(context.strategy, tf.distribute.MirroredStrategy):
 
-        def add(strategy, values):
-            return strategy.extended.reduce_to(tf.distribute.ReduceOp.SUM, values, destinations=values)
+    def add(strategy, values):
+        return strategy.extended.reduce_to(tf.distribute.ReduceOp.SUM, values, destinations=values)
 
-        total = context.merge_call(add, args=(x,))
-    else:
-        total = context.all_reduce(tf.distribute.ReduceOp.SUM, x)
+    total = tf.distribute.get_replica_context().merge_call(add, args=(x,))
     # stop_gradient ends TensorFlow's search for variables on the way here, which would go through other replicas.
     return tf.stop_gradient(total), sum_over_replicas
 
