@@ -14,7 +14,6 @@ import tensorflow as tf
 
 from trainers.errors import NonFiniteLoss
 from trainers.models.layers import GlobalBatch
-from trainers.progress import Progress
 
 SECONDS_PER_CALL = 2.0  # between two looks at the loss, when the number of steps is left to us
 MAX_STEPS_PER_CALL = 64
@@ -84,35 +83,35 @@ class TrainStep:
         return loss, tf.reduce_sum(is_right) / self._global_batch.size
 
 
-def train_epoch(
-    step: TrainStep, iterator: Iterator, num_steps: int, progress: Progress, steps_per_call: int
-) -> dict[str, float]:
-    """One epoch of `num_steps` steps.
+def train_steps(
+    step: TrainStep,
+    iterator: Iterator,
+    steps: range,
+    *,
+    steps_per_call: int = 0,
+    stop_every: int = 0,
+    agree: Callable[[int], int] = int,
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Takes the `steps` of an epoch, some in one call, and gives (losses, accuracies) of each call.
 
     Args:
+      steps: those still to take, counted from the epoch's beginning.
       steps_per_call: steps between two looks at the loss; 0: as many as take about SECONDS_PER_CALL.
-
-    Returns:
-      "train/loss", "train/accuracy" (means over the epoch, while the weights change), "train/images_per_second".
+      stop_every: no call reaches over a multiple of so many steps.
+      agree: gives the first worker's number. Workers measure different times, but must take calls of the same size.
     """
-    losses, accuracies = [], []
-    done, next_steps = 0, steps_per_call or 1
-    while done < num_steps:
-        steps = min(next_steps, num_steps - done)
+    next_steps, is_first = steps_per_call or 1, True
+    done = steps.start
+    while done < steps.stop:
+        limit = (done // stop_every + 1) * stop_every if stop_every else steps.stop
+        num_steps = min(next_steps, limit - done, steps.stop - done)
         started = time.monotonic()
-        some_losses, some_accuracies = step(iterator, steps)
-        if not steps_per_call and done:  # the first call may have compiled
-            seconds_a_step = (time.monotonic() - started) / steps
-            next_steps = int(np.clip(SECONDS_PER_CALL / seconds_a_step, 1, MAX_STEPS_PER_CALL))
-        done += steps
-        losses.append(some_losses)
-        accuracies.append(some_accuracies)
-        progress.update(steps, float(some_losses.mean()))
-    return {
-        "train/loss": float(np.concatenate(losses).mean(dtype=np.float64)),
-        "train/accuracy": float(np.concatenate(accuracies).mean(dtype=np.float64)),
-        "train/images_per_second": progress.images_per_second,
-    }
+        taken = step(iterator, num_steps)
+        if not steps_per_call and not is_first:  # the first call may have compiled
+            seconds_a_step = (time.monotonic() - started) / num_steps
+            next_steps = agree(int(np.clip(SECONDS_PER_CALL / seconds_a_step, 1, MAX_STEPS_PER_CALL)))
+        done, is_first = done + num_steps, False
+        yield taken
 
 
 class Evaluation:

@@ -31,33 +31,51 @@ class Resources:
         return {"CPU": self.cpus, "GPU": self.gpus} if self.gpus else {"CPU": self.cpus}
 
 
-def plan_resources(cluster: ClusterConfig, nodes: Sequence[Mapping[str, float]]) -> Resources:
-    """What each worker is to get on these machines.
+def plan_resources(cluster: ClusterConfig, nodes: Sequence[Mapping[str, float]], global_batch_size: int) -> Resources:
+    """What each worker is to get on these machines. Of a range of workers the largest number that will do is taken.
 
     Args:
       cluster: what was asked for; zeros mean as much as there is.
       nodes: for each machine of the Ray cluster, its resources {"CPU": ..., "GPU": ...}.
+      global_batch_size: what the replicas must be able to share equally.
 
     Raises:
-      ValueError: the machines cannot hold the workers.
+      ValueError: the machines cannot hold the workers, or the replicas cannot share the global batch.
     """
+    for workers in reversed(cluster.worker_counts):
+        try:
+            resources = _resources_of(workers, cluster, nodes)
+            check_global_batch(global_batch_size, resources.replicas)
+            return resources
+        except ValueError as error:
+            refusal = error
+    raise refusal  # why not even the smallest number will do
+
+
+def _resources_of(workers: int, cluster: ClusterConfig, nodes: Sequence[Mapping[str, float]]) -> Resources:
     gpus_a_node = [int(node.get("GPU", 0)) for node in nodes]
     gpus = 0
     if any(gpus_a_node):
-        gpus = cluster.devices_per_worker or _largest_share(gpus_a_node, cluster.workers) or 1
+        gpus = cluster.devices_per_worker or _largest_share(gpus_a_node, workers) or 1
+    elif workers > 1 and cluster.devices_per_worker > 1:
+        raise ValueError(
+            f"several workers without GPUs must have one device each. Received: {workers} workers with "
+            f"{cluster.devices_per_worker} devices. Take --workers {workers * cluster.devices_per_worker} and "
+            "--devices-per-worker 1."
+        )
     cpus_a_node = [int(node.get("CPU", 0)) for node in nodes]
-    cpus = cluster.cpus_per_worker or _largest_share(cpus_a_node, cluster.workers) or 1
+    cpus = cluster.cpus_per_worker or _largest_share(cpus_a_node, workers) or 1
     room = sum(
-        min(node_cpus // cpus, node_gpus // gpus if gpus else cluster.workers)
+        min(node_cpus // cpus, node_gpus // gpus if gpus else workers)
         for node_cpus, node_gpus in zip(cpus_a_node, gpus_a_node, strict=True)
     )
-    if room < cluster.workers:
+    if room < workers:
         there = f"{sum(cpus_a_node)} CPUs and {sum(gpus_a_node)} GPUs on {len(nodes)} machine(s)"
         raise ValueError(
-            f"{cluster.workers} worker(s) with {cpus} CPU(s) and {gpus} GPU(s) each must fit into the Ray cluster. "
+            f"{workers} worker(s) with {cpus} CPU(s) and {gpus} GPU(s) each must fit into the Ray cluster. "
             f"Received: {there}. Lower --workers, --devices-per-worker or --cpus-per-worker."
         )
-    return Resources(cluster.workers, cpus, gpus or cluster.devices_per_worker or 1, gpus)
+    return Resources(workers, cpus, gpus or cluster.devices_per_worker or 1, gpus)
 
 
 def _largest_share(amounts: Sequence[int], workers: int) -> int:
@@ -66,8 +84,13 @@ def _largest_share(amounts: Sequence[int], workers: int) -> int:
     return next((share for share in shares if sum(amount // share for amount in amounts) >= workers), 0)
 
 
-def prepare_process(resources: Resources) -> None:
-    """Sets this process up for its devices; only possible before TensorFlow has run anything."""
+def prepare_process(resources: Resources, deterministic: bool = False) -> None:
+    """Sets this process up for its devices; only possible before TensorFlow has run anything.
+
+    Args:
+      resources: its devices.
+      deterministic: take operations that give the same bits every time.
+    """
     # Ray asks for the old Keras and names the cluster even when there is one worker.
     os.environ.pop("TF_USE_LEGACY_KERAS", None)
     if resources.workers == 1:
@@ -77,6 +100,8 @@ def prepare_process(resources: Resources) -> None:
     import tensorflow as tf
 
     tf.get_logger().setLevel("WARNING")
+    if deterministic:
+        tf.config.experimental.enable_op_determinism()
     tf.config.threading.set_intra_op_parallelism_threads(resources.cpus)
     for gpu in tf.config.list_physical_devices("GPU"):
         tf.config.experimental.set_memory_growth(gpu, True)
@@ -91,7 +116,10 @@ def make_strategy(resources: Resources) -> Any:
     import tensorflow as tf
 
     if resources.workers > 1:
-        return tf.distribute.MultiWorkerMirroredStrategy()
+        implementation = tf.distribute.experimental.CommunicationImplementation
+        chosen = implementation.NCCL if resources.gpus else implementation.RING
+        options = tf.distribute.experimental.CommunicationOptions(implementation=chosen)
+        return tf.distribute.MultiWorkerMirroredStrategy(communication_options=options)
     if resources.gpus:
         return tf.distribute.MirroredStrategy([f"GPU:{index}" for index in range(resources.devices)])
     # Logical CPU devices share their memory: summing on one of them beats collectives, whose instance keys, moreover,

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import tensorflow as tf
 
 from trainers import checkpoints, loop, strategy
+from trainers.agreement import Agreement
 from trainers.config import from_dict
 from trainers.dataset import Records, load
 from trainers.history import best_epoch, losses, of_phase, plateau_rate, position
@@ -24,9 +25,8 @@ from trainers.models.families import FAMILIES
 from trainers.models.layers import GlobalBatch, dropout_maker, with_global_batch_norm
 from trainers.order import Order
 from trainers.progress import Progress, duration
-from trainers.worker import Task, selected, with_shuffled_labels
+from trainers.worker import HISTORY, MODEL, PREDICTIONS, Task, selected, with_shuffled_labels
 
-HISTORY, PREDICTIONS, MODEL = "history.json", "predictions.parquet", "model.keras"
 PREDICTED_COLUMNS = ("id", "split", "label", "category", "group", "video", "generator")
 EVALUATION_BATCH = 32  # images of one replica; larger ones gain nothing on a CPU
 
@@ -55,6 +55,8 @@ class Training:
         self._phases = self._family.phases(config)
         self._order = Order(len(self._train), config.optimiser.global_batch_size, config.job.seed)
         self._state = checkpoints.State(0, 0, [], task.config, task.fingerprint)
+        self._taken = checkpoints.Taken()
+        self._is_machine_leaving = False
         self._strategy = strategy.make_strategy(self._resources)
         self._logger = self._make_logger(task)
 
@@ -105,6 +107,7 @@ class Training:
         self._enter_phase()
         if directory:
             self._best = checkpoints.restore(directory, self._model, self._optimizer)
+            self._taken = checkpoints.load_taken(directory)
             self._log(f"resumed after epoch {len(self._state.history)}, step {self._state.step}")
 
     def _enter_phase(self) -> None:
@@ -113,6 +116,7 @@ class Training:
         with self._strategy.scope():
             self._optimizer = keras.optimizers.Adam(phase.learning_rate)
         self._step = loop.TrainStep(self._strategy, self._model, self._optimizer, self._global_batch)
+        self._agreement = Agreement(self._strategy, [*self._model.variables, *self._optimizer.variables])
 
     def _next_phase(self) -> int | None:
         epochs = [phase.epochs for phase in self._phases]
@@ -128,16 +132,16 @@ class Training:
             done = losses(of_phase(state.history, state.phase))
             rate = plateau_rate(done, rate, options.plateau_factor, options.plateau_patience, options.min_learning_rate)
         self._optimizer.learning_rate = rate
-        num_steps = self._order.steps_per_epoch
         title = f"epoch {epoch + 1}/{num_epochs}"
-        progress = Progress(title, num_steps, self._order.global_batch_size, self._log)
         started = time.monotonic()
         entry = {"epoch": epoch, "phase": state.phase, "learning_rate": rate}
-        entry |= loop.train_epoch(self._step, iterator, num_steps, progress, options.steps_per_call)
+        entry |= self._train_epoch(iterator, title)
+        if self._resources.replicas > 1:
+            self._agreement.check(f"After epoch {epoch + 1}")
         p_fake = self._evaluate(self._validation)
         entry |= loop.evaluation_metrics(self._validation.labels, p_fake, "validation")
         entry["seconds"] = time.monotonic() - started
-        self._state = replace(state, step=state.step + num_steps, history=[*state.history, entry])
+        self._state = replace(self._state, history=[*state.history, entry])
         is_best = best_epoch(losses(self._state.history)) == epoch
         if is_best:
             self._best = self._model.get_weights()
@@ -149,10 +153,48 @@ class Training:
             f" at most {duration(left)} left"
         )
         self._logger.epoch(epoch, {key: entry[key] for key in entry if key not in ("epoch", "phase")})
-        best = None if is_best else self._best
-        self._reports.report(
-            entry, lambda directory: checkpoints.save(directory, self._state, self._model, self._optimizer, best)
+        self._checkpoint(entry, None if is_best else self._best)
+
+    def _train_epoch(self, iterator: Any, title: str) -> dict[str, float]:
+        """Takes the steps that the epoch still lacks. Returns means over all its steps, while the weights change."""
+        num_steps, size = self._order.steps_per_epoch, self._order.global_batch_size
+        taken, every = self._taken, self._config.cluster.checkpoint_steps
+        progress = Progress(title, num_steps, size, self._log, done=len(taken))
+        calls = loop.train_steps(
+            self._step,
+            iterator,
+            range(len(taken), num_steps),
+            steps_per_call=self._config.optimiser.steps_per_call,
+            stop_every=every,
+            agree=self._reports.agree,
         )
+        for step_losses, step_accuracies in calls:
+            progress.update(len(step_losses), float(step_losses.mean()))
+            taken.losses.extend(step_losses.tolist())
+            taken.accuracies.extend(step_accuracies.tolist())
+            self._state = replace(self._state, step=self._state.step + len(step_losses))
+            was_leaving, self._is_machine_leaving = self._is_machine_leaving, self._reports.is_machine_leaving()
+            is_leaving = self._is_machine_leaving and not was_leaving
+            if is_leaving or (every and len(taken) % every == 0 and len(taken) < num_steps):
+                self._checkpoint({"step": self._state.step}, self._best, taken, wait=is_leaving)
+        self._taken = checkpoints.Taken()
+        return {
+            "train/loss": float(np.mean(taken.losses)),
+            "train/accuracy": float(np.mean(taken.accuracies)),
+            "train/images_per_second": progress.images_per_second,
+        }
+
+    def _checkpoint(
+        self,
+        metrics: dict[str, Any],
+        best: list[np.ndarray] | None,
+        taken: checkpoints.Taken | None = None,
+        wait: bool = False,
+    ) -> None:
+        def write(directory: Path) -> None:
+            checkpoints.save(directory, self._state, self._model, self._optimizer, best, taken)
+
+        self._reports.report(metrics, write, wait)
 
     def _finish(self) -> None:
         best = best_epoch(losses(self._state.history))
@@ -167,7 +209,7 @@ class Training:
             (directory / HISTORY).write_text(json.dumps(self._state.history, indent=1))
             self._stock_model().save(directory / MODEL)
 
-        self._reports.report(self._state.history[best], write)
+        self._reports.report(self._state.history[best], write, wait=True)
 
     # -- parts --
 
