@@ -62,7 +62,12 @@ def test_environment_is_checked_like_flags(monkeypatch):
         ("--plateau-factor 1", "between 0 and 1"),
         ("--early-stopping-patience -1", "must not be negative"),
         ("--hue 0.6", "--hue must lie between 0 and 0.5"),
-        ("--workers 0", "--workers must be at least 1"),
+        ("--workers 0", "--workers must be a number of at least 1, or a range"),
+        ("--workers 4:1", "--workers must be a number of at least 1, or a range"),
+        ("--workers 1:", "--workers must be a number of at least 1, or a range"),
+        ("--workers 5:7 --devices-per-worker 1", "take 30 or 35"),
+        ("--max-failures -1", "must not be negative"),
+        ("--checkpoint-steps -1", "must not be negative"),
         ("--devices-per-worker 3", "take 30 or 33"),
         ("--workers 5 --devices-per-worker 2 --global-batch-size 4", "take 10"),
         ("--name ../../etc", "--name must be"),
@@ -101,6 +106,12 @@ def test_bad_values_are_refused_with_the_rule(argv, says):
     message = refusal(*argv.split())
     assert says in message
     assert "\n" not in message
+
+
+def test_workers_are_a_number_or_a_range():
+    counts = [parse(["--workers", given], VARIANTS).cluster.worker_counts for given in ("3", "2:4")]
+    assert counts == [range(3, 4), range(2, 5)]
+    parse(["--workers", "5:8", "--devices-per-worker", "1"], VARIANTS)  # 8 of them can share the batch of 32
 
 
 def test_unknown_flag_is_an_error(capsys):

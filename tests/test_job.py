@@ -195,7 +195,7 @@ def test_servers_that_do_not_answer_are_refused(variable, closed_port, data, rea
 
 def test_workers_that_do_not_fit_are_refused(ray_session, data, realshard_home):
     with pytest.raises(Refused, match="must fit into the Ray cluster"):
-        job.run(small(data, cluster=ClusterConfig(workers=100)))
+        job.run(small(data, cluster=ClusterConfig(workers="100")))
 
 
 def test_bare_script_says_how_to_build_the_dataset(repository, tmp_path):

@@ -132,17 +132,34 @@ class OptimiserConfig:
 class ClusterConfig:
     """What it runs on: the Ray cluster at RAY_ADDRESS, or this machine."""
 
-    workers: int = 1  # Ray Train workers, each a process with its own devices.
+    # Ray Train workers, each a process with its own devices. Of a range such as `1:4` the largest number is taken, when
+    # the job starts, for which there is room and whose replicas can share the global batch equally.
+    workers: str = "1"
     # Devices of each worker, one replica each: GPUs, or logical CPU devices where the cluster has no GPU.
     # 0: all GPUs of a machine, or one CPU device.
     devices_per_worker: int = 0
     cpus_per_worker: int = 0  # CPUs of each worker, for reading images and for training without GPU. 0: all.
+    max_failures: int = 3  # How often a job goes on by itself, from its newest checkpoint, after workers died.
+    checkpoint_steps: int = 0  # Steps between two checkpoints inside an epoch; 0: one at the end of each epoch.
+    deterministic: bool = flag(False)  # Take operations that give the same bits every time, where others are faster.
 
     def __post_init__(self):
-        check(self.workers >= 1, "--workers must be at least 1", self.workers, "take 1")
-        for name in ("devices_per_worker", "cpus_per_worker"):
+        given = re.fullmatch(r"([1-9][0-9]*)(?::([1-9][0-9]*))?", str(self.workers))
+        check(
+            given is not None and int(given[1]) <= int(given[2] or given[1]),
+            "--workers must be a number of at least 1, or a range such as 1:4",
+            self.workers,
+            "take 1",
+        )
+        for name in ("devices_per_worker", "cpus_per_worker", "max_failures", "checkpoint_steps"):
             value = getattr(self, name)
-            check(value >= 0, f"--{name.replace('_', '-')} must not be negative", value, "take 0 for the default")
+            check(value >= 0, f"--{name.replace('_', '-')} must not be negative", value, "take 0 or more")
+
+    @property
+    def worker_counts(self) -> range:
+        """The numbers of workers that will do."""
+        fewest, _, most = str(self.workers).partition(":")
+        return range(int(fewest), int(most or fewest) + 1)
 
 
 @dataclass(frozen=True)
@@ -178,9 +195,10 @@ class Config:
     job: JobConfig = field(default_factory=JobConfig)
 
     def __post_init__(self):
-        if self.cluster.devices_per_worker:
-            replicas = self.cluster.workers * self.cluster.devices_per_worker
-            check_global_batch(self.optimiser.global_batch_size, replicas, self.optimiser.accumulate)
+        size, parts = self.optimiser.global_batch_size, self.optimiser.accumulate
+        replicas = [workers * self.cluster.devices_per_worker for workers in self.cluster.worker_counts]
+        if all(number and size % (number * parts) for number in replicas):
+            check_global_batch(size, replicas[0], parts)
         check(
             self.optimiser.class_weights == "none" or self.data.order != "balanced",
             "--class-weights balanced and --order balanced correct the same thing twice",

@@ -5,6 +5,7 @@ Every decision is a function of the checkpoint alone, so a resumed training take
 
 import json
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,28 +17,25 @@ import pyarrow.parquet as pq
 import tensorflow as tf
 
 from trainers import checkpoints, loop, strategy
-from trainers.bottleneck import WAIT_SHARE, bottleneck, stage_seconds
+from trainers.agreement import Agreement
 from trainers.config import difference, from_dict, to_dict
 from trainers.dataset import Records
 from trainers.errors import CannotTrain
+from trainers.feed import Feed
 from trainers.history import best_epoch, losses, of_phase, plateau_rate, position
-from trainers.inputs import CHUNK_RECORDS, Source, evaluation_batches, training_batches
 from trainers.mixture import load_all
 from trainers.models.families import FAMILIES
 from trainers.models.family import trains_batch_norm
-from trainers.models.layers import GlobalBatch, dropout_maker
+from trainers.models.layers import GlobalBatch, dropout_maker, with_global_batch_norm
 from trainers.optimiser import averaged_weights, class_weights, computing_in, make_optimizer
-from trainers.pixel_cache import Budget, PixelCache, num_bytes, open_cache
 from trainers.policies import make_order
 from trainers.progress import Progress, duration
 from trainers.rate import rates as learning_rates
 from trainers.rate import scaled
 from trainers.reader import naming_damage
-from trainers.worker import Task, selected, with_shuffled_labels
+from trainers.worker import HISTORY, MODEL, PREDICTIONS, Task, selected, with_shuffled_labels
 
-HISTORY, PREDICTIONS, MODEL = "history.json", "predictions.parquet", "model.keras"
 PREDICTED_COLUMNS = ("id", "split", "label", "category", "group", "video", "generator")
-EVALUATION_BATCH = 32  # images of one replica; larger ones gain nothing on a CPU
 
 
 class Training:
@@ -51,7 +49,7 @@ class Training:
     def __init__(self, task: Task, reports: Any):
         self._reports, self._resources = reports, task.resources
         self._config = config = from_dict(task.config)
-        self._dataset = dataset = load_all(task.dataset_directories)
+        dataset = load_all(task.dataset_directories)
         if dataset.fingerprint != task.fingerprint:
             raise ValueError(f"the dataset in {', '.join(task.dataset_directories)} is not the one the job began with")
         self._records = selected(dataset, config)
@@ -63,10 +61,11 @@ class Training:
         self._family = FAMILIES[config.model.family]
         self._phases = self._family.phases(config)
         self._order = make_order(self._train, config.data, config.optimiser.global_batch_size, config.job.seed)
-        self._pixels: dict[str, PixelCache | None] = {}
+        self._feed = Feed(config, self._resources, self._train, self._validation, self._order)
         self._pixels_directory = Path(task.pixels_directory)
-        self._knows_bottleneck = False
         self._state = checkpoints.State(0, 0, [], task.config, task.fingerprint)
+        self._taken = checkpoints.Taken()
+        self._is_machine_leaving = False
         self._strategy = strategy.make_strategy(self._resources)
         self._logger = self._make_logger(task)
 
@@ -87,8 +86,8 @@ class Training:
             f"other than the variant's defaults: {', '.join(difference(usual, to_dict(self._config))) or 'nothing'}"
         )
         self._log(self._trainable)
-        self._pixels = {"train": self._open_pixels(self._train), "validation": self._open_pixels(self._validation)}
-        dataset = self._strategy.distribute_datasets_from_function(self._training_dataset)
+        self._feed.open_pixels(self._state.fingerprint, self._pixels_directory)
+        dataset = self._strategy.distribute_datasets_from_function(self._feed.training(self._state.step))
         iterator = iter(dataset)
         try:
             while (phase := self._next_phase()) is not None:
@@ -116,13 +115,14 @@ class Training:
             dropout = dropout_maker(self._global_batch)
             with computing_in(config.optimiser.precision):
                 self._model = self._family.build(config.model, dropout, with_weights=directory is None)
-        if self._resources.replicas > 1:
-            strategy.synchronise_batch_norm(self._model)
+            if self._resources.replicas > 1:
+                self._model = with_global_batch_norm(self._model)
         self._evaluation = loop.Evaluation(self._strategy, self._model)
         self._best = self._model.get_weights()
         self._enter_phase()
         if directory:
             self._best = checkpoints.restore(directory, self._model, self._optimizer)
+            self._taken = checkpoints.load_taken(directory)
             self._log(f"resumed after epoch {len(self._state.history)}, step {self._state.step}")
 
     def _enter_phase(self) -> None:
@@ -145,6 +145,7 @@ class Training:
             loop.StepOptions(options.clip_norm, options.accumulate, weights, options.xla),
             ids_of=lambda step: self._train.ids(self._order.batch(step)[0]),
         )
+        self._agreement = Agreement(self._strategy, [*self._model.variables, *self._optimizer.variables])
 
     def _next_phase(self) -> int | None:
         epochs = [phase.epochs for phase in self._phases]
@@ -155,17 +156,19 @@ class Training:
     def _epoch(self, iterator: Any) -> None:
         options, state = self._config.optimiser, self._state
         epoch, num_epochs = len(state.history), sum(phase.epochs for phase in self._phases)
-        num_steps, rates = self._order.steps_per_epoch, self._rates()
+        rates = self._rates()
         title = f"epoch {epoch + 1}/{num_epochs}"
         started = time.monotonic()
         entry = {"epoch": epoch, "phase": state.phase, "learning_rate": float(rates[-1])}
         entry |= self._train_epoch(iterator, title, rates)
+        if self._resources.replicas > 1:
+            self._agreement.check(f"After epoch {epoch + 1}")
         with averaged_weights(self._strategy, self._model, self._optimizer, options):
-            p_fake = self._evaluate(self._validation, self._pixels["validation"])
+            p_fake = self._evaluate(self._validation, "validation")
             weights = self._model.get_weights()
         entry |= loop.evaluation_metrics(self._validation.labels, p_fake, "validation")
         entry["seconds"] = time.monotonic() - started
-        self._state = replace(state, step=state.step + num_steps, history=[*state.history, entry])
+        self._state = replace(self._state, history=[*state.history, entry])
         is_best = best_epoch(losses(self._state.history)) == epoch
         if is_best:
             self._best = weights
@@ -177,10 +180,62 @@ class Training:
             f" at most {duration(left)} left"
         )
         self._logger.epoch(epoch, {key: entry[key] for key in entry if key not in ("epoch", "phase")})
-        best = None if is_best and not options.ema_decay else self._best
-        self._reports.report(
-            entry, lambda directory: checkpoints.save(directory, self._state, self._model, self._optimizer, best)
+        self._checkpoint(entry, None if is_best and not options.ema_decay else self._best)
+
+    def _train_epoch(self, iterator: Any, title: str, rates: np.ndarray) -> dict[str, float]:
+        """Takes the steps that the epoch still lacks, each with its of the `rates`. Returns means over all its steps,
+        while the weights change."""
+        num_steps, size = self._order.steps_per_epoch, self._order.global_batch_size
+        taken, every = self._taken, self._config.cluster.checkpoint_steps
+        progress = Progress(title, num_steps, size, self._log, done=len(taken))
+        calls = []
+        some_steps = loop.train_steps(
+            self._step,
+            iterator,
+            rates,
+            first=len(taken),
+            steps_per_call=self._config.optimiser.steps_per_call,
+            stop_every=every,
+            agree=self._reports.agree,
         )
+        while call := self._next_call(some_steps):
+            calls.append(call)
+            progress.update(len(call.losses), float(call.losses.mean()))
+            taken.add(call.losses, call.accuracies, call.norms)
+            self._state = replace(self._state, step=self._state.step + len(call.losses))
+            was_leaving, self._is_machine_leaving = self._is_machine_leaving, self._reports.is_machine_leaving()
+            is_leaving = self._is_machine_leaving and not was_leaving
+            if is_leaving or (every and len(taken) % every == 0 and len(taken) < num_steps):
+                self._checkpoint({"step": self._state.step}, self._best, taken, wait=is_leaving)
+        self._taken = checkpoints.Taken()
+        entry = {
+            "train/loss": float(np.mean(taken.losses)),
+            "train/accuracy": float(np.mean(taken.accuracies)),
+            "train/images_per_second": progress.images_per_second,
+        }
+        if self._config.optimiser.clip_norm:
+            norms = np.array(taken.norms)[np.isfinite(taken.norms)]  # in float16 steps that overflow are skipped
+            entry |= {"train/gradient_norm": float(norms.mean())} if len(norms) else {}
+        entry |= loop.step_metrics(calls)
+        if sentence := self._feed.bottleneck(entry.get("train/data_wait_share", 0.0)):
+            self._log(sentence)
+        return entry
+
+    def _next_call(self, some_steps: Iterator[loop.StepResults]) -> loop.StepResults | None:
+        with naming_damage(self._train, lambda: self._feed.rows_being_read(int(self._global_batch.step.numpy()))):
+            return next(some_steps, None)
+
+    def _checkpoint(
+        self,
+        metrics: dict[str, Any],
+        best: list[np.ndarray] | None,
+        taken: checkpoints.Taken | None = None,
+        wait: bool = False,
+    ) -> None:
+        def write(directory: Path) -> None:
+            checkpoints.save(directory, self._state, self._model, self._optimizer, best, taken)
+
+        self._reports.report(metrics, write, wait)
 
     def _rates(self) -> np.ndarray:
         """float64 [steps per epoch]: the learning rates of the coming epoch's steps."""
@@ -199,41 +254,6 @@ class Training:
             least=options.min_learning_rate,
         )
 
-    def _train_epoch(self, iterator: Any, title: str, rates: np.ndarray) -> dict[str, float]:
-        """A step with each of the `rates`. Returns means over the epoch, while the weights change."""
-        progress = Progress(title, len(rates), self._order.global_batch_size, self._log)
-        calls = []
-        with naming_damage(self._train, self._rows_being_read):
-            for call in loop.train_steps(
-                self._step, iterator, rates, steps_per_call=self._config.optimiser.steps_per_call
-            ):
-                calls.append(call)
-                progress.update(len(call.losses), float(call.losses.mean()))
-        entry = loop.step_metrics(calls)
-        self._look_for_bottleneck(entry["train/data_wait_share"])
-        return {
-            "train/loss": float(np.concatenate([call.losses for call in calls]).mean(dtype=np.float64)),
-            "train/accuracy": float(np.concatenate([call.accuracies for call in calls]).mean(dtype=np.float64)),
-            "train/images_per_second": progress.images_per_second,
-            **entry,
-        }
-
-    def _rows_being_read(self) -> np.ndarray:
-        """int64: those of the step that is being taken and of the following ones that are read with it."""
-        step = int(self._global_batch.step.numpy())
-        share = self._order.global_batch_size // self._resources.workers
-        return np.concatenate([self._order.batch(step + k)[0] for k in range(2 + CHUNK_RECORDS // share)])
-
-    def _look_for_bottleneck(self, wait_share: float) -> None:
-        if wait_share < WAIT_SHARE or self._knows_bottleneck:
-            return
-        self._knows_bottleneck = True
-        config = self._config
-        source = Source(self._train, self._pixels["train"], config.model.image_size, config.model.aspect)
-        augment = config.augmentation if config.augmentation.augment else None
-        seconds = stage_seconds(source, self._order.batch(0)[0][:32], augment, config.job.seed)
-        self._log(bottleneck(wait_share, seconds))
-
     def _finish(self) -> None:
         best = best_epoch(losses(self._state.history))
         self._log(f"trained; the weights of epoch {best + 1} are kept")
@@ -242,9 +262,7 @@ class Training:
         self._model.set_weights(self._best)
         if self._config.optimiser.precision != "float32":  # scores are those of the saved model, which is in float32
             self._evaluation = loop.Evaluation(self._strategy, stock_model)
-        scores = {
-            split: self._evaluate(self._records[split], self._pixels.get(split)) for split in ("validation", "test")
-        }
+        scores = {split: self._evaluate(self._records[split], split) for split in ("validation", "test")}
         tables = [predictions(self._records[split], scores[split], split) for split in scores]
 
         def write(directory: Path) -> None:
@@ -253,7 +271,7 @@ class Training:
             (directory / HISTORY).write_text(json.dumps(self._state.history, indent=1))
             stock_model.save(directory / MODEL)
 
-        self._reports.report(self._state.history[best], write)
+        self._reports.report(self._state.history[best], write, wait=True)
 
     # -- parts --
 
@@ -263,68 +281,10 @@ class Training:
         model.set_weights(self._best)
         return model
 
-    def _training_dataset(self, context: tf.distribute.InputContext) -> tf.data.Dataset:
-        config = self._config
-        return training_batches(
-            self._train,
-            self._order,
-            image_size=config.model.image_size,
-            aspect=config.model.aspect,
-            seed=config.job.seed,
-            augment=config.augmentation if config.augmentation.augment else None,
-            pixels=self._pixels["train"],
-            first_step=self._state.step,
-            worker=context.input_pipeline_id,
-            num_workers=context.num_input_pipelines,
-            replicas=self._resources.devices,
-            num_threads=self._resources.cpus,
-        )
-
-    def _open_pixels(self, records: Records) -> PixelCache | None:
-        """The decoded pixels of `records`, if they are to be kept.
-
-        Raises:
-          CannotTrain: those of training and validation do not fit.
-        """
-        data, model = self._config.data, self._config.model
-        if data.pixel_cache == "none":
-            return None
-        most = int(data.pixel_cache_gib * 2**30)
-        needed = sum(num_bytes(part, model.image_size) for part in (self._train, self._validation))
-        if needed > most:
-            raise CannotTrain(
-                f"--pixel-cache {data.pixel_cache} must have room for all training and validation images. Received: "
-                f"{data.pixel_cache_gib:g} GiB, {needed / 2**30:.3g} are needed. Raise --pixel-cache-gib, or leave "
-                "--pixel-cache out."
-            )
-        with naming_damage(records, lambda: np.arange(len(records))):
-            return open_cache(
-                records,
-                self._dataset.fingerprint,
-                image_size=model.image_size,
-                aspect=model.aspect,
-                directory=self._pixels_directory,
-                budget=Budget(**{f"{data.pixel_cache}_bytes": most}),
-            )
-
-    def _evaluate(self, records: Records, pixels: PixelCache | None) -> np.ndarray:
+    def _evaluate(self, records: Records, split: str) -> np.ndarray:
         """float64 [n]: P(fake) of each record."""
-
-        def make(context: tf.distribute.InputContext) -> tf.data.Dataset:
-            return evaluation_batches(
-                records,
-                image_size=self._config.model.image_size,
-                aspect=self._config.model.aspect,
-                batch_size=EVALUATION_BATCH,
-                pixels=pixels,
-                worker=context.input_pipeline_id,
-                num_workers=context.num_input_pipelines,
-                replicas=self._resources.devices,
-                num_threads=self._resources.cpus,
-            )
-
         with naming_damage(records, lambda: np.arange(len(records))):
-            return self._evaluation(make, len(records))
+            return self._evaluation(self._feed.evaluation(records, split), len(records))
 
     def _make_logger(self, task: Task) -> Any:
         from trainers.tracking import NoLogger, RunLogger

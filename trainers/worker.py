@@ -16,6 +16,8 @@ from trainers.config import Config
 from trainers.dataset import Dataset, Records
 from trainers.strategy import Resources
 
+HISTORY, PREDICTIONS, MODEL = "history.json", "predictions.parquet", "model.keras"  # in the last checkpoint
+
 
 @dataclass(frozen=True)
 class Task:
@@ -77,7 +79,7 @@ def train(settings: dict[str, Task]) -> None:
     task = settings["task"]
     from trainers.strategy import prepare_process
 
-    prepare_process(task.resources)  # before TensorFlow runs anything
+    prepare_process(task.resources, task.config["cluster"]["deterministic"])  # before TensorFlow runs anything
     # Ray Train says at each report, under a logger named by a file's path, what the epoch's line has said.
     logging.getLogger().setLevel(logging.WARNING)
     from trainers.reports import RayReports

@@ -1,7 +1,11 @@
-"""Dropout that does not depend on how many replicas share the batch.
+"""Layers that do not depend on how many replicas share the batch: dropout and batch normalisation.
 
 Keras's Dropout draws the same mask on every replica, so training on N replicas differs from training on one. Here the
 mask of the whole global batch is drawn from (seed, step, layer), and each replica takes its rows of it.
+
+Keras's BatchNormalization(synchronized=True) is right but takes minutes to trace in a deep network: it sums three times
+a layer with ReplicaContext.all_reduce, whose gradient searches the other replica's whole graph for variables. Here one
+sum a layer suffices, and nothing is searched.
 """
 
 import zlib
@@ -65,3 +69,59 @@ def dropout_maker(global_batch: GlobalBatch):
 def stock_dropout(rate: float, name: str) -> keras.layers.Dropout:
     """The same for a model that is to be saved."""
     return keras.layers.Dropout(rate, name=name)
+
+
+class GlobalBatchNormalization(keras.layers.BatchNormalization):
+    """`keras.layers.BatchNormalization` over the global batch: mean and variance of all replicas' equal shares.
+
+    A training-time layer with the variables of the stock one, which takes its place in saved models. All but the
+    moments is Keras's own: casts to float32, moving averages, epsilon, frozen layers.
+    """
+
+    def _moments(self, inputs, mask):
+        """(mean, variance), float32 [channels] each, of the inputs of all replicas."""
+        if mask is not None:
+            raise ValueError(f"{self.name}: batch normalisation over the global batch takes no mask. Received: {mask}")
+        mean, variance = super()._moments(inputs, mask)
+        # means, variances: [replicas, channels].
+        means, variances = tf.unstack(all_replicas(tf.stack([mean, variance])), axis=1)
+        mean = tf.reduce_mean(means, 0)
+        # Chan, Golub, LeVeque, "Updating formulae and a pairwise algorithm for computing sample variances" (1979), for
+        # parts of one size. Unlike E[x^2] - E[x]^2 it loses no digits when the mean is large.
+        return mean, tf.reduce_mean(variances + tf.square(means - mean), 0)
+
+
+def all_replicas(x):
+    """The values of `x` on all replicas, [replicas, ...], on each of them; gradients go back to where they came from.
+
+    A sum in which each replica fills its own slot: adding zeros is exact, so all replicas get the same bits.
+    """
+    context = tf.distribute.get_replica_context()
+    own_slot = tf.one_hot(context.replica_id_in_sync_group, context.num_replicas_in_sync, dtype=x.dtype)
+    return sum_over_replicas(tf.reshape(own_slot, [-1] + [1] * len(x.shape)) * x)
+
+
+@tf.custom_gradient
+def sum_over_replicas(x):
+    """The sum of `x` over the replicas, on each of them. Its gradient is the same sum of the gradients."""
+
+    def add(strategy, values):
+        return strategy.extended.reduce_to(tf.distribute.ReduceOp.SUM, values, destinations=values)
+
+    total = tf.distribute.get_replica_context().merge_call(add, args=(x,))
+    # stop_gradient ends TensorFlow's search for variables on the way here, which would go through other replicas.
+    return tf.stop_gradient(total), sum_over_replicas
+
+
+def with_global_batch_norm(model: keras.Model) -> keras.Model:
+    """The model with GlobalBatchNormalization in place of BatchNormalization, in nested models too; the other layers
+    are shared with `model`. The variables keep their order and values."""
+
+    def replaced(layer):
+        if type(layer) is keras.layers.BatchNormalization:
+            return GlobalBatchNormalization.from_config(layer.get_config())
+        return layer
+
+    new = keras.models.clone_model(model, clone_function=replaced, recursive=True)
+    new.set_weights(model.get_weights())
+    return new
