@@ -75,7 +75,7 @@ def train(
     iterator = iter(
         strategy.distribute_datasets_from_function(lambda _: batches_of(records, image_size, devices, options))
     )
-    losses, _ = step(iterator, num_steps)
+    losses = step(iterator, np.full(num_steps, rate)).losses
     del iterator
     Agreement(strategy, [*model.variables, *optimizer.variables]).check("now")
     return losses, model, strategy
