@@ -69,7 +69,7 @@ def ours_until(records: Records, last: Callable) -> Make:
 
     def make(round_: int) -> tf.data.Dataset:
         order = Order(len(records), BATCH, seed=0)
-        source = inputs._Source(records, None, SIZE, 1, 1)
+        source = inputs.Source(records, None, SIZE, "resize")
         examples = inputs._examples(
             source, lambda step: order.worker_rows(1000 * round_ + step, 0, 1), None, BATCH, "position", np.int64
         )

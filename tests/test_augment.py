@@ -1,13 +1,15 @@
 """Random changes of training images."""
 
 import dataclasses
+import io
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 from small_dataset import picture
 
-from trainers.augment import augment_uint8
+from trainers.augment import augment_uint8, blur, compress
 from trainers.config import AugmentConfig
 
 NOTHING = AugmentConfig(
@@ -114,6 +116,41 @@ def test_switching_one_operation_off_leaves_the_others_draws():
         candidates = [plain, plain[::-1], plain[:, ::-1], plain[::-1, ::-1]]
         # The mean, summed in another order, may turn a rounding.
         assert min(np.abs(other.astype(int) - candidate).max() for candidate in candidates) <= 1
+
+
+@pytest.mark.parametrize("sigma", [0.0, 0.4, 1.7, 3.0])
+def test_blur_is_a_gaussian(sigma):
+    from scipy.ndimage import gaussian_filter
+
+    expected = gaussian_filter(IMAGE.astype(float), (sigma, sigma, 0), mode="mirror", radius=(9, 9, 0))
+    assert np.abs(blur(tf.constant(IMAGE), sigma).numpy() - expected).max() <= 0.51
+
+
+@pytest.mark.parametrize("quality", [30, 75, 100])
+def test_compression_is_that_of_a_jpeg_file(quality):
+    file = io.BytesIO()
+    Image.fromarray(IMAGE).save(file, "JPEG", quality=quality)
+    expected = np.asarray(Image.open(file)).astype(int)
+    found = compress(tf.constant(IMAGE), quality).numpy()
+    assert np.abs(found - expected).mean() < 1
+    assert np.abs(found.astype(int) - IMAGE).mean() > (0.5 if quality < 100 else 0)
+
+
+@pytest.mark.parametrize("name", ["blur_probability", "jpeg_probability"])
+def test_blur_and_compression_come_as_often_as_told(name):
+    for probability, least, most in ((0.1, 8, 40), (0.5, 70, 130)):
+        config = dataclasses.replace(NOTHING, **{name: probability})
+        images = [augment(config, position) for position in range(200)]
+        assert least <= sum(not np.array_equal(image, IMAGE) for image in images) <= most
+    always = dataclasses.replace(NOTHING, **{name: 1.0})
+    assert len({augment(always, position).tobytes() for position in range(8)}) > 4  # of different strength
+    assert augment(always, 3, seed=1).tobytes() != augment(always, 3, seed=2).tobytes()
+
+
+def test_new_operations_leave_the_draws_of_the_others_alone():
+    with_jpeg = dataclasses.replace(PUBLISHED, jpeg_probability=1e-9, blur_probability=1e-9)
+    for position in range(6):
+        assert np.array_equal(augment(with_jpeg, position), augment(PUBLISHED, position))
 
 
 def test_black_and_white_stay_in_range():

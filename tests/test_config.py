@@ -5,7 +5,8 @@ import json
 import pytest
 
 from tfds_builders.records.errors import Refused
-from trainers.config import Config, check_global_batch, difference, from_dict, parse, selection, to_dict
+from trainers.checks import check_global_batch, dataset_weights, selection
+from trainers.config import Config, difference, from_dict, parse, to_dict
 from trainers.models.resnet import VARIANTS
 
 
@@ -61,7 +62,12 @@ def test_environment_is_checked_like_flags(monkeypatch):
         ("--plateau-factor 1", "between 0 and 1"),
         ("--early-stopping-patience -1", "must not be negative"),
         ("--hue 0.6", "--hue must lie between 0 and 0.5"),
-        ("--workers 0", "--workers must be at least 1"),
+        ("--workers 0", "--workers must be a number of at least 1, or a range"),
+        ("--workers 4:1", "--workers must be a number of at least 1, or a range"),
+        ("--workers 1:", "--workers must be a number of at least 1, or a range"),
+        ("--workers 5:7 --devices-per-worker 1", "take 30 or 35"),
+        ("--max-failures -1", "must not be negative"),
+        ("--checkpoint-steps -1", "must not be negative"),
         ("--devices-per-worker 3", "take 30 or 33"),
         ("--workers 5 --devices-per-worker 2 --global-batch-size 4", "take 10"),
         ("--name ../../etc", "--name must be"),
@@ -70,12 +76,42 @@ def test_environment_is_checked_like_flags(monkeypatch):
         ("--only car", "COLUMN=VALUE"),
         ("--exclude category=car category=cat", "each column once"),
         ("--seed 1 --seed 2", "Received twice: --seed"),
+        ("--dataset a,a", "several different ones"),
+        ("--dataset a=1,b", "of each of several datasets or of none"),
+        ("--dataset a=2", "of each of several datasets or of none"),
+        ("--dataset a=0,b=1", "positive numbers"),
+        ("--dataset a=x,b=1", "positive numbers"),
+        ("--dataset a=1,b=2 --order blocked", "no weights with it"),
+        ("--order sorted", "--order must be one of plain, balanced, blocked"),
+        ("--pixel-cache tape", "--pixel-cache must be one of"),
+        ("--pixel-cache-gib 0", "--pixel-cache-gib must be positive"),
+        ("--aspect stretch", "--aspect must be one of"),
+        ("--aspect random_crop --pixel-cache disk", "another each time"),
+        ("--blur-probability 1.5", "--blur-probability must lie between 0 and 1"),
+        ("--jpeg-probability -1", "--jpeg-probability must lie between 0 and 1"),
+        ("--precision float16", "--precision must be one of"),
+        ("--clip-norm -1", "--clip-norm must not be negative"),
+        ("--accumulate 5", "--accumulate must be at least 1 and divide"),
+        ("--accumulate 8 --devices-per-worker 8", "times --accumulate, 8 x 8"),
+        ("--ema-decay 1", "less than 1"),
+        ("--class-weights 3", "--class-weights must be one of"),
+        ("--class-weights balanced --order balanced", "twice"),
+        ("--scale-rate cubic", "--scale-rate must be one of"),
+        ("--schedule step", "--schedule must be one of"),
+        ("--variant gap_head --schedule cosine", "exclude each other"),
+        ("--warm-up-steps -1", "--warm-up-steps must not be negative"),
     ],
 )
 def test_bad_values_are_refused_with_the_rule(argv, says):
     message = refusal(*argv.split())
     assert says in message
     assert "\n" not in message
+
+
+def test_workers_are_a_number_or_a_range():
+    counts = [parse(["--workers", given], VARIANTS).cluster.worker_counts for given in ("3", "2:4")]
+    assert counts == [range(3, 4), range(2, 5)]
+    parse(["--workers", "5:8", "--devices-per-worker", "1"], VARIANTS)  # 8 of them can share the batch of 32
 
 
 def test_unknown_flag_is_an_error(capsys):
@@ -104,6 +140,14 @@ def test_difference_names_flags_and_ignores_where_a_job_runs():
     old = to_dict(parse(["--epochs", "3", "--workers", "2", "--name", "a"], VARIANTS))
     new = to_dict(parse(["--epochs", "4", "--seed", "1", "--name", "a"], VARIANTS))
     assert difference(old, new) == ["--epochs 3 -> 4", "--seed 0 -> 1"]
+
+
+@pytest.mark.parametrize(
+    ("expression", "weights"),
+    [("a", {"a": None}), ("a, b", {"a": None, "b": None}), ("a=3,b/c=0.5", {"a": 3.0, "b/c": 0.5})],
+)
+def test_datasets_and_their_weights(expression, weights):
+    assert dataset_weights(expression) == weights
 
 
 @pytest.mark.parametrize(("size", "replicas", "share"), [(32, 1, 32), (32, 8, 4), (5, 5, 1)])

@@ -15,10 +15,11 @@ from small_dataset import encode, picture, write_dataset
 
 from tfds_builders.records.decode import decode_rgb
 from tfds_builders.records.pixels import load_pixels
-from trainers.config import AugmentConfig
+from trainers.config import AugmentConfig, DataConfig
 from trainers.dataset import load
 from trainers.inputs import BatchIterator, evaluation_batches, training_batches
 from trainers.order import Order
+from trainers.policies import make_order
 
 SIZE = 32
 
@@ -141,6 +142,37 @@ def test_training_evaluation_and_prediction_see_the_same_pixels(tmp_path):
         assert np.array_equal(evaluated["image"][row], expected)
 
 
+def test_a_random_crop_moves_along_the_longer_side_and_its_evaluation_is_the_middle(tmp_path):
+    pixels = picture(0, (SIZE, 3 * SIZE), seed=1)
+    records = load(write_dataset(tmp_path, 2, images=[encode(pixels, "PNG")])).select("train")
+    batches = joined(train(records, batch_size=2, num_steps=30, aspect="random_crop"))
+    windows = np.lib.stride_tricks.sliding_window_view(pixels, (SIZE, SIZE, 3))[0, :, 0]
+    places = [int(np.flatnonzero((windows == image).all(axis=(1, 2, 3)))[0]) for image in batches["image"]]
+    assert min(places) < 0.2 * 2 * SIZE < 0.8 * 2 * SIZE < max(places)
+    later = joined(train(records, batch_size=2, first_step=20, num_steps=10, aspect="random_crop"))
+    assert np.array_equal(later["image"], batches["image"][40:])
+    for aspect in ("random_crop", "centre_crop"):
+        evaluated = joined(elements(evaluation_batches(records, image_size=SIZE, batch_size=2, aspect=aspect)))
+        assert np.array_equal(evaluated["image"][0], pixels[:, SIZE : 2 * SIZE])
+    centred = joined(train(records, batch_size=2, num_steps=1, aspect="centre_crop"))
+    assert np.array_equal(centred["image"][0], load_pixels(encode(pixels, "PNG"), SIZE, "centre_crop"))
+
+
+@pytest.mark.parametrize("order_class", ["plain", "balanced", "blocked"])
+def test_every_order_gives_the_same_batches_to_any_workers_and_from_any_step(records, order_class):
+    order = make_order(records, DataConfig(order=order_class), 6, seed=4)
+
+    def batches(**options):
+        dataset = training_batches(records, order, image_size=SIZE, seed=4, augment=AugmentConfig(), **options)
+        return elements(dataset)
+
+    whole = batches(num_steps=6)
+    workers = [batches(first_step=2, num_steps=4, worker=worker, num_workers=3) for worker in range(3)]
+    for step in range(4):
+        parts = joined([worker[step] for worker in workers])
+        assert all(np.array_equal(value, whole[2 + step][name]) for name, value in parts.items())
+
+
 def test_odd_images_are_read_upright_and_in_colour(tmp_path):
     pixels = picture(0, (SIZE, SIZE), seed=1)
     rotated, cmyk, palette = io.BytesIO(), io.BytesIO(), io.BytesIO()
@@ -203,10 +235,11 @@ def test_replicas_that_do_not_divide_the_batch_are_refused(records):
 _SCRIPT = """
 import hashlib, sys
 import tensorflow as tf
-from trainers.config import AugmentConfig
+from trainers.config import AugmentConfig, DataConfig
 from trainers.dataset import load
 from trainers.inputs import BatchIterator, training_batches
 from trainers.order import Order
+from trainers.policies import make_order
 
 tf.config.experimental.enable_op_determinism()
 records = load(sys.argv[1]).select("train")

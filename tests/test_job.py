@@ -123,7 +123,27 @@ def test_failure_in_a_worker_is_one_sentence_and_leaves_no_result(ray_session, d
     client = tracking.client_of()
     (run,) = client.search_runs([client.get_experiment_by_name("realshard").experiment_id])
     assert run.info.status == "FAILED"
-    assert tracking.find_finished("first") is None
+
+
+def test_a_damaged_record_ends_the_job_in_one_sentence(ray_session, realshard_home, tmp_path):
+    directory = write_dataset(tmp_path, {"train": 24, "validation": 9, "test": 11})
+    shard = directory / "toy-train.tfrecord-00000-of-00002"
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 1
+    shard.write_bytes(data)
+    with pytest.raises(Refused, match=rf"{shard.name}, offset \d+, id 'train/\w+/\d+.png': ") as caught:
+        job.run(small(tmp_path))
+    assert "\n" not in str(caught.value)
+    assert {path.name for path in JobFolder("first").path.iterdir()} == {".lock", "config.json"}
+
+
+def test_two_datasets_make_one_job_that_names_both(ray_session, data, realshard_home):
+    write_dataset(data, {"train": 12, "test": 4}, name="other", seed=1)
+    mixture = DataConfig(dataset="toy=1,other=3", data_dir=str(data), order="balanced")
+    result = job.run(dataclasses.replace(small(data), data=mixture))
+    assert (result.dataset, result.images) == ("toy:1.0.0+other:1.0.0", {"train": 36, "validation": 9, "test": 15})
+    version = tracking.client_of().get_model_version(result.model_name, str(result.model_version))
+    assert (version.tags["dataset"], version.tags["fingerprint"]) == (result.dataset, result.fingerprint)
 
 
 # -- refused before anything starts --
@@ -142,6 +162,9 @@ def test_job_being_run_elsewhere_is_refused(realshard_home, data):
         ({"data": {"only": ("categori=people",)}}, "no column 'categori'"),
         ({"data": {"only": ("category=peeple",)}}, "peeple"),
         ({"model": {"weights": "absent.keras"}}, "existing"),
+        ({"data": {"train_split": "train", "test_split": "train[:3]"}}, "no image in common"),
+        ({"data": {"train_split": "train[:2%]"}}, "no record in this selection"),
+        ({"data": {"split_scheme": "published"}}, "no split scheme 'published'"),
     ],
 )
 def test_bad_input_is_refused(changes, says, data, realshard_home):
@@ -172,7 +195,7 @@ def test_servers_that_do_not_answer_are_refused(variable, closed_port, data, rea
 
 def test_workers_that_do_not_fit_are_refused(ray_session, data, realshard_home):
     with pytest.raises(Refused, match="must fit into the Ray cluster"):
-        job.run(small(data, cluster=ClusterConfig(workers=100)))
+        job.run(small(data, cluster=ClusterConfig(workers="100")))
 
 
 def test_bare_script_says_how_to_build_the_dataset(repository, tmp_path):

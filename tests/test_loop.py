@@ -15,11 +15,12 @@ from tests.small_dataset import write_dataset
 from trainers import loop
 from trainers.config import ClusterConfig, Config, DataConfig, JobConfig, ModelConfig, OptimiserConfig, to_dict
 from trainers.dataset import load
-from trainers.errors import CannotTrain, NonFiniteLoss
+from trainers.errors import CannotTrain, NonFiniteLoss, ReplicasDiffer
 from trainers.models.families import FAMILIES
+from trainers.order import Order
 from trainers.progress import Progress, duration
 from trainers.reports import DirectoryReports
-from trainers.strategy import Resources, describe, plan_resources
+from trainers.strategy import Resources, describe, make_strategy, plan_resources
 from trainers.training import Training
 from trainers.worker import Task
 
@@ -34,17 +35,18 @@ def tiny(monkeypatch, two_devices):
     monkeypatch.setitem(FAMILIES, "tiny", tiny_family.FAMILY)
 
 
-def config(**optimiser) -> Config:
+def config(checkpoint_steps: int = 0, **optimiser) -> Config:
     options = {"epochs": 2, "global_batch_size": 12, "learning_rate": 1e-2} | optimiser
     return Config(
         model=ModelConfig(family="tiny", variant="tiny", weights="none", image_size=32),
         optimiser=OptimiserConfig(**options),
+        cluster=ClusterConfig(checkpoint_steps=checkpoint_steps),
         job=JobConfig(seed=5),
     )
 
 
 def training(dataset: Path, config: Config, directory: Path, devices: int = 1, reports=DirectoryReports) -> Training:
-    task = Task(to_dict(config), str(dataset), load(dataset).fingerprint, Resources(1, 1, devices, 0))
+    task = Task(to_dict(config), (str(dataset),), load(dataset).fingerprint, Resources(1, 1, devices, 0))
     return Training(task, reports(directory))
 
 
@@ -56,8 +58,11 @@ def outcome(directory: Path):
     return weights, history, pq.read_table(latest / "predictions.parquet")
 
 
+TIMES = ("seconds", "train/images_per_second", "train/step_seconds", "train/data_wait_share")
+
+
 def ignoring_time(history):
-    return [{k: v for k, v in entry.items() if k not in ("seconds", "train/images_per_second")} for entry in history]
+    return [{k: v for k, v in entry.items() if k not in TIMES} for entry in history]
 
 
 def test_two_replicas_train_as_one_with_dropout_augmentation_and_batch_norm(tiny, dataset, tmp_path):
@@ -94,11 +99,11 @@ class StopsAfter(DirectoryReports):
 
     left = 0
 
-    def report(self, metrics, write):
+    def report(self, metrics, write, wait=False):
         if StopsAfter.left == 0:
             raise Interrupted
         StopsAfter.left -= 1
-        super().report(metrics, write)
+        super().report(metrics, write, wait)
 
 
 def test_resumed_training_equals_the_uninterrupted_one_bit_for_bit(tiny, dataset, tmp_path):
@@ -114,6 +119,64 @@ def test_resumed_training_equals_the_uninterrupted_one_bit_for_bit(tiny, dataset
     assert [entry["phase"] for entry in history_1] == [0, 0, 1, 1, 1]
     assert all(np.array_equal(a, b) for a, b in zip(whole, again, strict=True))
     assert table_1.equals(table_2)
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_training_resumed_inside_an_epoch_equals_the_uninterrupted_one_bit_for_bit(tiny, dataset, tmp_path, devices):
+    """8 steps an epoch, and checkpoints after 3 and 6 of them."""
+    options = {"epochs": 3, "head_epochs": 1, "reduce_lr_on_plateau": True, "plateau_patience": 1}
+    training(dataset, config(**options), tmp_path / "whole", devices).run()
+    resumed = tmp_path / "resumed"
+    positions = []
+    for StopsAfter.left in (1, 1, 2, 2):
+        with pytest.raises(Interrupted):
+            training(dataset, config(checkpoint_steps=3, **options), resumed, devices, StopsAfter).run()
+        positions.append(json.loads((resumed / "latest" / "state.json").read_text())["step"])
+    assert positions == [3, 6, 8 + 3, 8 + 8]
+    training(dataset, config(checkpoint_steps=3, **options), resumed, devices).run()
+    (whole, history_1, table_1), (again, history_2, table_2) = outcome(tmp_path / "whole"), outcome(resumed)
+    assert ignoring_time(history_1) == ignoring_time(history_2)
+    assert all(np.array_equal(a, b) for a, b in zip(whole, again, strict=True))
+    assert table_1.equals(table_2)
+
+
+def test_training_begun_on_one_device_goes_on_on_two(tiny, dataset, tmp_path):
+    training(dataset, config(), tmp_path / "one").run()
+    StopsAfter.left = 2
+    with pytest.raises(Interrupted):
+        training(dataset, config(checkpoint_steps=3), tmp_path / "both", reports=StopsAfter).run()
+    training(dataset, config(), tmp_path / "both", devices=2).run()
+    (one, history_1, _), (both, history_2, _) = outcome(tmp_path / "one"), outcome(tmp_path / "both")
+    for entry_1, entry_2 in zip(history_1, history_2, strict=True):
+        assert entry_1["train/loss"] == pytest.approx(entry_2["train/loss"], rel=1e-4)
+    for a, b in zip(one, both, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
+
+
+class LosesItsMachine(DirectoryReports):
+    """Reports that hear, during the third call of steps, that the machine is about to be taken away."""
+
+    def __init__(self, directory):
+        super().__init__(directory)
+        self.calls, self.saved = 0, []
+
+    def report(self, metrics, write, wait=False):
+        self.saved.append((self.calls, wait))
+        super().report(metrics, write, wait)
+
+    def is_machine_leaving(self):
+        self.calls += 1
+        return self.calls >= 3
+
+
+def test_checkpoint_comes_first_when_the_machine_is_about_to_go(tiny, dataset, tmp_path):
+    told = config(epochs=1, steps_per_call=1)
+    reports = LosesItsMachine(tmp_path / "leaving")
+    training(dataset, told, tmp_path, reports=lambda _: reports).run()
+    assert reports.saved == [(3, True), (8, False), (8, True)]  # at once and waited for; the epoch; the results
+    training(dataset, told, tmp_path / "staying").run()
+    one, two = outcome(tmp_path / "leaving"), outcome(tmp_path / "staying")
+    assert all(np.array_equal(a, b) for a, b in zip(one[0], two[0], strict=True))
 
 
 def test_finished_training_is_not_done_again(tiny, dataset, tmp_path, capsys):
@@ -171,17 +234,31 @@ def auc(labels, scores) -> float:
     return float(roc_auc_score(labels, scores))
 
 
-def test_non_finite_loss_stops_and_names_the_step(tiny, dataset, tmp_path):
-    with pytest.raises(NonFiniteLoss, match=r"at step \d+: .*--learning-rate"):
+def test_non_finite_loss_stops_and_names_the_step_and_its_images(tiny, dataset, tmp_path):
+    with pytest.raises(NonFiniteLoss, match=r"at step \d+: .*--learning-rate") as caught:
         training(dataset, config(learning_rate=1e30), tmp_path).run()
+    step = int(re.search(r"at step (\d+)", str(caught.value))[1])
+    records = load(dataset).select("train")
+    rows, _ = Order(len(records), 12, seed=5).batch(step)
+    assert str(caught.value).endswith(", ".join(records.ids(rows)))
     assert issubclass(NonFiniteLoss, CannotTrain)
     assert not (tmp_path / "latest" / "predictions.parquet").exists()
 
 
 def test_another_dataset_is_not_trained_on(tiny, dataset, tmp_path):
-    task = Task(to_dict(config()), str(dataset), "0" * 64, Resources(1, 1, 1, 0))
+    task = Task(to_dict(config()), (str(dataset),), "0" * 64, Resources(1, 1, 1, 0))
     with pytest.raises(ValueError, match="not the one"):
         Training(task, DirectoryReports(tmp_path))
+
+
+def test_replicas_that_differ_end_the_training(tiny, dataset, tmp_path, monkeypatch):
+    def apart(self, when):
+        raise ReplicasDiffer(when)
+
+    monkeypatch.setattr("trainers.agreement.Agreement.check", apart)
+    with pytest.raises(ReplicasDiffer, match="After epoch 1"):
+        training(dataset, config(), tmp_path, devices=2).run()
+    assert not (tmp_path / "latest").exists()
 
 
 # -- the parts --
@@ -189,7 +266,7 @@ def test_another_dataset_is_not_trained_on(tiny, dataset, tmp_path):
 
 @pytest.mark.parametrize("num_records", [1, 37])
 def test_evaluation_counts_every_record_once(two_devices, num_records):
-    strategy = tf.distribute.MirroredStrategy(two_devices)
+    strategy = make_strategy(Resources(1, 1, 2, 0))
     with strategy.scope():
         model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, kernel_initializer="ones")])
 
@@ -237,28 +314,36 @@ def test_progress_measures_without_the_first_call_and_says_what_is_left():
     [
         (ClusterConfig(), [{"CPU": 2}], Resources(1, 2, 1, 0)),
         (ClusterConfig(devices_per_worker=2), [{"CPU": 2}], Resources(1, 2, 2, 0)),
-        (ClusterConfig(workers=2), [{"CPU": 2}], Resources(2, 1, 1, 0)),
-        (ClusterConfig(workers=3), [{"CPU": 4}, {"CPU": 3}], Resources(3, 2, 1, 0)),
+        (ClusterConfig(workers="2"), [{"CPU": 2}], Resources(2, 1, 1, 0)),
+        (ClusterConfig(workers="3"), [{"CPU": 4}, {"CPU": 3}], Resources(3, 2, 1, 0)),
         (ClusterConfig(), [{"CPU": 8, "GPU": 4}], Resources(1, 8, 4, 4)),
-        (ClusterConfig(workers=2), [{"CPU": 8, "GPU": 4}, {"CPU": 8, "GPU": 4}], Resources(2, 8, 4, 4)),
-        (ClusterConfig(workers=2, devices_per_worker=1), [{"CPU": 8, "GPU": 4}], Resources(2, 4, 1, 1)),
+        (ClusterConfig(workers="2"), [{"CPU": 8, "GPU": 4}, {"CPU": 8, "GPU": 4}], Resources(2, 8, 4, 4)),
+        (ClusterConfig(workers="2", devices_per_worker=1), [{"CPU": 8, "GPU": 4}], Resources(2, 4, 1, 1)),
+        (ClusterConfig(workers="1:4"), [{"CPU": 2}], Resources(2, 1, 1, 0)),  # there is room for two
+        (ClusterConfig(workers="1:4"), [{"CPU": 2}, {"CPU": 1}], Resources(3, 1, 1, 0)),
+        (ClusterConfig(workers="1:5"), [{"CPU": 8}], Resources(4, 2, 1, 0)),  # five cannot share 24
+        (ClusterConfig(workers="1:5", cpus_per_worker=3), [{"CPU": 8}], Resources(2, 3, 1, 0)),
+        (ClusterConfig(workers="1:4"), [{"CPU": 8, "GPU": 5}] * 2, Resources(4, 4, 2, 2)),
     ],
 )
 def test_resources_follow_from_the_machines(cluster, nodes, expected):
-    assert plan_resources(cluster, nodes) == expected
+    assert plan_resources(cluster, nodes, global_batch_size=24) == expected
 
 
 @pytest.mark.parametrize(
-    ("cluster", "nodes"),
+    ("cluster", "nodes", "says"),
     [
-        (ClusterConfig(cpus_per_worker=3), [{"CPU": 2}]),
-        (ClusterConfig(workers=3), [{"CPU": 2}]),
-        (ClusterConfig(devices_per_worker=4), [{"CPU": 2, "GPU": 2}]),
+        (ClusterConfig(cpus_per_worker=3), [{"CPU": 2}], "must fit into the Ray cluster"),
+        (ClusterConfig(workers="3"), [{"CPU": 2}], "must fit into the Ray cluster"),
+        (ClusterConfig(workers="3:4"), [{"CPU": 2}], "3 worker.* must fit into the Ray cluster"),
+        (ClusterConfig(devices_per_worker=4), [{"CPU": 2, "GPU": 2}], "must fit into the Ray cluster"),
+        (ClusterConfig(workers="5"), [{"CPU": 8}], "number of replicas, 5"),
+        (ClusterConfig(workers="2", devices_per_worker=2), [{"CPU": 8}], "--workers 4"),
     ],
 )
-def test_workers_that_do_not_fit_are_refused(cluster, nodes):
-    with pytest.raises(ValueError, match="must fit into the Ray cluster"):
-        plan_resources(cluster, nodes)
+def test_workers_that_do_not_fit_are_refused(cluster, nodes, says):
+    with pytest.raises(ValueError, match=says):
+        plan_resources(cluster, nodes, global_batch_size=24)
 
 
 def test_sentence_says_how_the_batch_is_shared():

@@ -7,10 +7,12 @@ import pytest
 from small_dataset import picture, write_dataset
 
 from tfds_builders.records.errors import Refused
+from trainers.config import DataConfig
 from trainers.dataset import load
 from trainers.inputs import BatchIterator, training_batches
-from trainers.mixture import concatenate
-from trainers.policies import mixed_order
+from trainers.mixture import concatenate, find_all, load_all, resolve
+from trainers.order import Order
+from trainers.policies import BlockedOrder, make_order, mixed_order
 
 
 @pytest.fixture
@@ -53,6 +55,60 @@ def test_images_come_from_their_own_shards_by_weight(datasets):
             for row, image in zip(rows.tolist(), batch["image"].numpy(), strict=True):
                 index, seed = (row, 1) if row < 6 else (row - 6, 2)
                 assert np.array_equal(image, picture(index % 2, (32, 32), seed=seed * 300_000 + index))
+
+
+def test_a_part_of_a_split_is_that_part_of_each_dataset(datasets):
+    cats, faces = datasets
+    part = concatenate(datasets).select("train[50%:]")
+    expected = [f"cats/{id}" for id in cats.select("train[50%:]").ids()]
+    assert part.ids() == expected + [f"faces/{id}" for id in faces.select("train[50%:]").ids()]
+
+
+def test_directories_are_found_and_loaded_by_name(datasets, tmp_path):
+    write_dataset(tmp_path, {"train": 4}, name="dogs")
+    directories = find_all("cats,dogs", tmp_path)
+    assert directories == [tmp_path / "cats" / "1.0.0", tmp_path / "dogs" / "1.0.0"]
+    both = load_all(directories)
+    assert (both.title, both.sources) == ("cats:1.0.0+dogs:1.0.0", tuple(directories))
+    one = load_all(find_all("cats", tmp_path))
+    assert (one.title, one.fingerprint) == ("cats:1.0.0", datasets[0].fingerprint)
+    with pytest.raises(Refused, match="'birds' is not built"):
+        find_all("cats,birds", tmp_path)
+
+
+def test_the_published_mixture_is_known_by_its_name():
+    data = resolve(DataConfig(dataset="merged_faces"))
+    assert (data.dataset, data.split_scheme) == ("deepfake_and_real,deepfake_faces", "merged")
+    assert resolve(DataConfig(dataset="cats")) == DataConfig(dataset="cats")
+
+
+@pytest.mark.parametrize(
+    ("expression", "order", "from_faces", "fakes"),
+    [
+        ("cats=1,faces=3", "plain", 18, None),
+        ("cats=1,faces=3", "balanced", 18, 12),
+        ("cats,faces", "balanced", None, 12),
+    ],
+)
+def test_the_order_is_what_the_flags_say(datasets, expression, order, from_faces, fakes):
+    records = concatenate(datasets).select("train")
+    rows, _ = make_order(records, DataConfig(dataset=expression, order=order), 24, seed=0).batch(2)
+    if from_faces:
+        assert (rows >= 6).sum() == from_faces
+    if fakes:
+        assert records.labels[rows].sum() == fakes
+
+
+def test_orders_without_weights(datasets):
+    records = datasets[0].select("train")
+    assert make_order(records, DataConfig(), 4, seed=9) == Order(6, 4, 9)
+    assert make_order(records, DataConfig(order="blocked"), 4, seed=9) == BlockedOrder(6, 4, 9)
+
+
+def test_a_weighted_dataset_that_gives_nothing_is_refused(datasets):
+    records = concatenate(datasets).select("train", only={"dataset": {"cats"}})
+    with pytest.raises(ValueError, match="none be empty"):
+        make_order(records, DataConfig(dataset="cats=1,faces=3"), 4, seed=0)
 
 
 def test_one_dataset_twice_is_refused(datasets):

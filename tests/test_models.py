@@ -8,8 +8,9 @@ import tensorflow as tf
 from tfds_builders.records.errors import Refused
 from trainers.config import Config, ModelConfig
 from trainers.errors import UnfitWeights
-from trainers.models.layers import GlobalBatch, GlobalBatchDropout, dropout_maker
+from trainers.models.layers import GlobalBatch, GlobalBatchDropout, dropout_maker, with_global_batch_norm
 from trainers.models.resnet import FAMILY, VARIANTS, build_resnet50, check_weights, phases
+from trainers.strategy import Resources, make_strategy
 
 
 def num_trainable(model) -> int:
@@ -113,8 +114,8 @@ def masks(strategy, step: int, size: int, name: str = "dropout", rate: float = 0
 
 
 def test_dropout_of_two_replicas_is_that_of_one(two_devices):
-    one = masks(tf.distribute.MirroredStrategy(two_devices[:1]), step=3, size=8)
-    two = masks(tf.distribute.MirroredStrategy(two_devices), step=3, size=8)
+    one = masks(make_strategy(Resources(1, 1, 1, 0)), step=3, size=8)
+    two = masks(make_strategy(Resources(1, 1, 2, 0)), step=3, size=8)
     np.testing.assert_array_equal(one, two)
     assert not np.array_equal(two[:4], two[4:])  # which is what the stock layer would give
 
@@ -140,3 +141,60 @@ def test_training_model_and_stock_model_have_the_same_weights(small_model):
     training = FAMILY.build(ModelConfig(image_size=32, weights="none"), dropout_maker(batch))
     assert [v.shape for v in training.weights] == [v.shape for v in small_model.weights]
     assert "GlobalBatchDropout" not in str(small_model.to_json())
+
+
+# -- batch normalisation --
+
+
+def small_net() -> keras.Model:
+    image = keras.Input((4,))
+    x = keras.layers.BatchNormalization(name="inner_bn")(image)
+    inner = keras.Model(image, x, name="inner")
+    outside = keras.Input((4,))
+    x = keras.layers.BatchNormalization(name="bn", momentum=0.5)(inner(outside))
+    return keras.Model(outside, keras.layers.Dense(1, name="dense")(x))
+
+
+def gradients_and_averages(model, inputs) -> tuple[dict, dict]:
+    """Of the mean squared output, on one device, with Keras's own layers."""
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(tf.square(model(inputs, training=True))) / len(inputs)
+    gradients = tape.gradient(loss, model.trainable_variables)
+    named = {v.path: g.numpy() for v, g in zip(model.trainable_variables, gradients, strict=True)}
+    return named, {v.path: v.numpy() for v in model.non_trainable_variables}
+
+
+def test_batch_norm_of_two_replicas_is_keras_own_on_the_whole_batch(two_devices):
+    inputs = (np.random.default_rng(0).normal(0, 1, (8, 4)) + [0, 1, -5, 20]).astype(np.float32)
+    keras.utils.set_random_seed(3)
+    stock = small_net()
+    strategy = make_strategy(Resources(1, 1, 2, 0))
+    with strategy.scope():
+        model = with_global_batch_norm(small_net())
+        model.set_weights(stock.get_weights())
+    expected_gradients, expected_averages = gradients_and_averages(stock, inputs)
+
+    def replica():
+        rank = tf.distribute.get_replica_context().replica_id_in_sync_group
+        share = tf.constant(inputs)[rank * 4 : rank * 4 + 4]
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(tf.square(model(share, training=True))) / len(inputs)
+        return tape.gradient(loss, [v.value for v in model.trainable_variables])
+
+    gradients = [strategy.reduce("SUM", g, axis=None) for g in tf.function(lambda: strategy.run(replica))()]
+    for variable, gradient in zip(model.trainable_variables, gradients, strict=True):
+        np.testing.assert_allclose(gradient, expected_gradients[variable.path], rtol=1e-3, atol=1e-5)
+    for variable in model.non_trainable_variables:
+        np.testing.assert_allclose(variable.numpy(), expected_averages[variable.path], rtol=1e-4, atol=1e-5)
+
+
+def test_global_batch_norm_keeps_variables_frozen_layers_and_inference(small_model, images):
+    model = with_global_batch_norm(small_model)
+    assert [v.path for v in model.variables] == [v.path for v in small_model.variables]
+    np.testing.assert_array_equal(model(images, training=False), small_model(images, training=False))
+    FAMILY.phases(Config())[0].set_trainable(model, ModelConfig())
+    bn = model.get_layer("resnet50").get_layer("conv1_bn")
+    assert not bn.trainable
+    before = bn.moving_mean.numpy().copy()
+    bn(tf.ones([2, 3, 3, 64]), training=True)
+    np.testing.assert_array_equal(bn.moving_mean, before)

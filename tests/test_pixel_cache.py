@@ -104,8 +104,9 @@ def test_the_key_is_that_of_dataset_selection_and_size(dataset, records):
         cache_key(records, "b", 24),
         cache_key(records, "a", 25),
         cache_key(animals, "a", 24),
+        cache_key(records, "a", 24, "centre_crop"),
     }
-    assert len(keys) == 4
+    assert len(keys) == 5
     assert cache_key(dataset.select("train"), "a", 24) in keys
 
 
@@ -163,6 +164,8 @@ def test_a_cache_of_other_records_or_size_is_refused(tmp_path, dataset, records)
     ):
         with pytest.raises(ValueError, match="other records at 24"):
             evaluation_batches(other, image_size=SIZE, batch_size=8, pixels=cache)
+    with pytest.raises(ValueError, match="'resize'; 'centre_crop' is asked for"):
+        evaluation_batches(records, image_size=SIZE, batch_size=8, pixels=cache, aspect="centre_crop")
 
 
 def test_of_two_that_ask_at_once_one_makes_it(tmp_path, dataset):

@@ -40,11 +40,11 @@ def images():
     return [image_bytes(image_format, seed=seed) for seed, image_format in enumerate(FORMATS)]
 
 
-def scores_of(keras_file, images) -> np.ndarray:
+def scores_of(keras_file, images, aspect="resize") -> np.ndarray:
     """P(fake) computed apart from the code under test: Keras alone on the pixels."""
     import keras
 
-    pixels = np.stack([load_pixels(data, IMAGE_SIZE) for data in images])
+    pixels = np.stack([load_pixels(data, IMAGE_SIZE, aspect) for data in images])
     return keras.saving.load_model(keras_file)(pixels).numpy()[:, 0].copy()
 
 
@@ -101,6 +101,16 @@ def test_a_version_names_its_run_and_the_dataset(registered):
     assert version.run_id == registered.run_id
     assert version.tags["realshard.run_id"] == registered.run_id
     assert version.tags["realshard.fingerprint"] == "f" * 64
+
+
+def test_how_images_become_squares_travels_in_the_model(registered, images):
+    small_model.register(
+        registered.run_id, registered.keras_file, registered_name="realshard-centred", aspect="centre_crop"
+    )
+    verdicts = registry.load_detector("models:/realshard-centred/1").predict(images)
+    centred = scores_of(registered.keras_file, images, "centre_crop")
+    np.testing.assert_allclose([verdict.p_fake for verdict in verdicts], centred, atol=1e-6)
+    assert np.abs(centred - scores_of(registered.keras_file, images)).max() > 1e-3
 
 
 def test_label_names_and_threshold_travel_in_the_model(registered, images):
@@ -277,7 +287,7 @@ def test_a_server_keeps_runs_and_models_as_the_embedded_database_does(
     logger.artifact(tmp_path / "note.txt")
     assert small_model.register(run_id, registered.keras_file) == 1
     logger.finish()
-    assert tracking.find_finished("job-served")["metrics"] == {"train/loss": 0.5}
+    assert tracking.client_of(server_uri).get_run(run_id).data.metrics == {"train/loss": 0.5}
     assert [path.read_text() for path in (tmp_path / "kept").rglob("note.txt")] == ["kept by the server"]
     verdicts = registry.load_detector(CHAMPION).predict(images)
     expected = scores_of(registered.keras_file, images)

@@ -184,23 +184,21 @@ def test_an_unfinished_job_goes_on_in_its_run(experiment_id, status):
     assert run.info.status == "RUNNING"
     assert run.data.params == {"epochs": "3", "workers": "2", "seed": "7"}
     assert json.loads(run.data.tags["realshard.resumed_with"]) == {"workers": "1"}
-    assert tracking.find_finished(name) is None
 
 
-def test_a_finished_job_is_found_and_not_gone_on_with(experiment_id):
+def test_a_finished_job_is_not_gone_on_with(experiment_id):
     run_id = tracking.open_run(experiment_id, "job-done", {"epochs": 1}, {})
     logger = RunLogger(run_id)
     logger.epoch(1, {"test/auc": 0.75})
     logger.finish()
-    found = tracking.find_finished("job-done")
-    assert (found["run_id"], found["metrics"], found["params"]) == (run_id, {"test/auc": 0.75}, {"epochs": "1"})
+    found = tracking.client_of().get_run(run_id).data
+    assert (found.metrics, found.params) == ({"test/auc": 0.75}, {"epochs": "1"})
     with pytest.raises(Refused, match=f"'job-done' has finished, as run {run_id}"):
         tracking.open_run(experiment_id, "job-done", {"epochs": 1}, {})
 
 
 def test_jobs_of_different_names_have_runs_of_their_own(experiment_id):
     assert tracking.open_run(experiment_id, "job-a", {}, {}) != tracking.open_run(experiment_id, "job-b", {}, {})
-    assert tracking.find_finished("job-never-begun") is None
 
 
 def test_a_metric_has_one_value_a_step_also_after_going_on(experiment_id):

@@ -1,5 +1,8 @@
 """A model family small enough to train many times in a test: convolution, BatchNorm, dropout, two phases."""
 
+import os
+import signal
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -23,7 +26,7 @@ def build(config: ModelConfig, dropout: Any = None, with_weights: bool = True) -
         x = layers.MaxPool2D(name=f"pool{index}")(x)
     x = layers.GlobalAveragePooling2D(name="pool")(x)
     x = dropout(0.3, "dropout")(layers.Dense(16, "relu", name="dense")(x))
-    return keras.Model(image, layers.Dense(1, "sigmoid", name="p_fake")(x), name="tiny")
+    return keras.Model(image, layers.Dense(1, "sigmoid", dtype="float32", name="p_fake")(x), name="tiny")
 
 
 def _train_all(model: Any, config: ModelConfig) -> str:
@@ -45,3 +48,34 @@ def phases(config: Config) -> list[Phase]:
 
 
 FAMILY = Family("tiny", {"tiny": Config()}, lambda weights: None, build, phases)
+
+
+def train(settings: dict[str, Any]) -> None:
+    """trainers.worker.train of this family, in a worker that may die.
+
+    The file `deaths` beside the dataset, if there is one, has a line "RANK CALLS" for each attempt: the worker of that
+    rank kills itself by SIGKILL after so many calls of steps.
+    """
+    from trainers import reports, worker
+    from trainers.models.families import FAMILIES
+
+    class DyingReports(reports.RayReports):
+        calls_left = -1
+
+        def __init__(self):
+            super().__init__()
+            deaths = Path(settings["task"].dataset_directories[0]).parent / "deaths"
+            first, *others = deaths.read_text().splitlines() if deaths.exists() else [""]
+            if first and int(first.split()[0]) == self.rank:
+                deaths.write_text("".join(f"{line}\n" for line in others) or "\n")
+                self.calls_left = int(first.split()[1])
+
+        def is_machine_leaving(self):
+            self.calls_left -= 1
+            if self.calls_left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return super().is_machine_leaving()
+
+    FAMILIES["tiny"] = FAMILY
+    reports.RayReports = DyingReports  # type: ignore[misc]
+    worker.train(settings)

@@ -8,10 +8,18 @@ from typing import Any
 import tensorflow as tf
 
 _NUM_DRAWS = 6  # one number per operation, whether it is on or not: switching one off leaves the others' draws alone
+_NUM_FURTHER_DRAWS = 5  # of what was added later: place of the crop; blur or not, sigma; JPEG or not, quality
+MAX_SIGMA = 3.0  # pixels
+_RADIUS = 9  # pixels; three times the largest sigma
+MIN_QUALITY, MAX_QUALITY = 30, 100
 
 
 def augment_uint8(image: tf.Tensor, config: Any, seed: int, position: tf.Tensor) -> tf.Tensor:
-    """One image, changed in the published order: flips, brightness, contrast, hue, saturation.
+    """One image, changed in this order: blur, JPEG, flips, brightness, contrast, hue, saturation.
+
+    Blur and JPEG are those of "CNN-generated images are surprisingly easy to spot... for now" (arXiv 1912.11035,
+    section 4.1): each with its own probability, sigma uniform in [0, 3], quality uniform in 30..100. They come first,
+    on uint8, as whoever passes an image on would do it.
 
     The operations are those of `tf.image.random_*` on RGB in [0, 1], their results clipped to [0, 1] once at the end
     as the published layers do, and rounded to the nearest of 256 levels.
@@ -19,7 +27,8 @@ def augment_uint8(image: tf.Tensor, config: Any, seed: int, position: tf.Tensor)
     Args:
       image: uint8 [height, width, 3], RGB.
       config: an AugmentConfig: `augment`, `flip_left_right`, `flip_up_down` (bool); `brightness` (largest difference),
-        `contrast`, `saturation` (largest deviation of the factor from 1), `hue` (largest turn, part of the circle).
+        `contrast`, `saturation` (largest deviation of the factor from 1), `hue` (largest turn, part of the circle);
+        `blur_probability`, `jpeg_probability`.
       seed: of the training.
       position: scalar int64, the example's place in the whole training (see `trainers.order`).
 
@@ -31,6 +40,12 @@ def augment_uint8(image: tf.Tensor, config: Any, seed: int, position: tf.Tensor)
     # philox everywhere: "auto" may choose another generator on another kind of device.
     draws = tf.random.stateless_uniform([_NUM_DRAWS], tf.stack([tf.constant(seed, tf.int64), position]), alg="philox")
     left_right, up_down, brightness, contrast, hue, saturation = tf.unstack(draws)
+    _, has_blur, sigma, has_jpeg, quality = tf.unstack(_further_draws(seed, position))
+    if config.blur_probability:
+        image = tf.cond(has_blur < config.blur_probability, lambda: blur(image, MAX_SIGMA * sigma), lambda: image)
+    if config.jpeg_probability:
+        quality = MIN_QUALITY + tf.cast(quality * (MAX_QUALITY - MIN_QUALITY + 1), tf.int32)
+        image = tf.cond(has_jpeg < config.jpeg_probability, lambda: compress(image, quality), lambda: image)
     if config.flip_left_right:
         image = tf.cond(left_right < 0.5, lambda: tf.reverse(image, [1]), lambda: image)
     if config.flip_up_down:
@@ -48,6 +63,36 @@ def augment_uint8(image: tf.Tensor, config: Any, seed: int, position: tf.Tensor)
     if config.saturation:
         colours = tf.image.adjust_saturation(colours, _around(1.0, config.saturation, saturation))
     return tf.cast(tf.clip_by_value(tf.round(colours), 0.0, 255.0), tf.uint8)
+
+
+def crop_place(seed: int, position: tf.Tensor) -> tf.Tensor:
+    """Where a random square is cut out of the image at `position`: scalar float32, uniform in [0, 1)."""
+    return _further_draws(seed, position)[0]
+
+
+def blur(image: tf.Tensor, sigma: tf.Tensor) -> tf.Tensor:
+    """uint8 [height, width, 3] under a Gaussian of `sigma` pixels, 0 to 3; edges are mirrored."""
+    offsets = tf.range(-_RADIUS, _RADIUS + 1, dtype=tf.float32)
+    weights = tf.exp(-0.5 * tf.square(offsets / tf.maximum(sigma, 1e-3)))
+    weights /= tf.reduce_sum(weights)
+    around = [[_RADIUS, _RADIUS], [_RADIUS, _RADIUS], [0, 0]]
+    pixels = tf.pad(tf.cast(image, tf.float32), around, "REFLECT")[None]
+    for shape in ((-1, 1, 1, 1), (1, -1, 1, 1)):  # one side after the other: the kernel is separable
+        kernel = tf.tile(tf.reshape(weights, shape), (1, 1, 3, 1))
+        pixels = tf.nn.depthwise_conv2d(pixels, kernel, (1, 1, 1, 1), "VALID")
+    return tf.ensure_shape(tf.cast(tf.round(pixels[0]), tf.uint8), image.shape)
+
+
+def compress(image: tf.Tensor, quality: tf.Tensor) -> tf.Tensor:
+    """uint8 [height, width, 3] after JPEG compression at `quality`, scalar int32 in 0..100."""
+    compressed = tf.image.adjust_jpeg_quality(image, quality, dct_method="INTEGER_ACCURATE")
+    return tf.ensure_shape(compressed, image.shape)
+
+
+def _further_draws(seed: int, position: tf.Tensor) -> tf.Tensor:
+    # Positions count from 0, so the others are free for draws that leave the first ones as they were.
+    key = tf.stack([tf.constant(seed, tf.int64), -1 - position])
+    return tf.random.stateless_uniform([_NUM_FURTHER_DRAWS], key, alg="philox")
 
 
 def _around(centre: float, radius: float, draw: tf.Tensor) -> tf.Tensor:

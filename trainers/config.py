@@ -15,37 +15,17 @@ from typing import Any
 import simple_parsing
 
 from tfds_builders.records.errors import Refused
+from trainers.checks import check, check_global_batch, flag, one_of
+from trainers.data_config import AugmentConfig, DataConfig
 
 ENVIRONMENT_PREFIX = "REALSHARD_"
 SMALLEST_IMAGE = 32  # pixels; ResNet50 halves the sides five times
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")  # also a directory name and an MLflow run name
-
-
-def _flag(default: bool) -> Any:
-    return simple_parsing.flag(default, negative_prefix="--no-")
-
-
-def _columns(metavar: str = "COLUMN=VALUE[,VALUE]") -> Any:
-    return simple_parsing.field(default=(), metavar=metavar)
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    """The dataset, and which of its records take part."""
-
-    dataset: str = "ai_vs_human"  # Name of a dataset built by `tfds build`.
-    data_dir: str = ""  # Where built datasets are. Default: TFDS_DATA_DIR, else TFDS's own ~/tensorflow_datasets.
-    # Train and validate only on records whose column of the manifest has one of the values, for example
-    # `category=car,cat`. The test split is always evaluated whole.
-    only: tuple[str, ...] = _columns()
-    exclude: tuple[str, ...] = _columns()  # The opposite: leave such records out, for example `generator=spectral`.
-    # A control: train on labels that were shuffled among the images. The test AUC must come out near 0.5.
-    shuffle_labels: bool = _flag(False)
-
-    def __post_init__(self):
-        selection(self.only)
-        selection(self.exclude)
-        _check(bool(self.dataset), "--dataset must name a built dataset", self.dataset, "give its name")
+ASPECTS = ("resize", "centre_crop", "random_crop")
+PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
+CLASS_WEIGHTS = ("none", "balanced")
+RATE_SCALES = ("none", "linear", "sqrt")
+SCHEDULES = ("constant", "cosine")
 
 
 @dataclass(frozen=True)
@@ -57,18 +37,22 @@ class ModelConfig:
     # trained), or a file: .keras or .weights.h5 of a model trained here, or keras.applications' ..._notop.h5.
     weights: str = "imagenet"
     image_size: int = 224  # Side of the square that images are resized to, pixels.
+    # How an image becomes a square: `resize` squeezes it, `centre_crop` takes the middle, `random_crop` trains on
+    # squares from anywhere along the longer side and evaluates the middle.
+    aspect: str = "resize"
     threshold: float = 0.5  # P(fake) from which on an image is called fake.
     family: str = simple_parsing.field(default="resnet50", cmd=False)
 
     def __post_init__(self):
-        _check(
+        check(
             self.image_size >= SMALLEST_IMAGE,
             f"--image-size must be at least {SMALLEST_IMAGE} pixels",
             self.image_size,
             "take 224, or 64 to be quick",
         )
-        _check(0 < self.threshold < 1, "--threshold must lie between 0 and 1", self.threshold, "take 0.5")
-        _check(bool(self.weights), "--weights must be given", self.weights, "take imagenet, none or a file")
+        one_of("aspect", self.aspect, ASPECTS)
+        check(0 < self.threshold < 1, "--threshold must lie between 0 and 1", self.threshold, "take 0.5")
+        check(bool(self.weights), "--weights must be given", self.weights, "take imagenet, none or a file")
 
 
 @dataclass(frozen=True)
@@ -83,64 +67,99 @@ class OptimiserConfig:
     head_epochs: int = 0
     head_learning_rate: float = 1e-3  # Of Adam, in the head epochs.
     early_stopping_patience: int = 5  # Stop after so many epochs without a smaller validation loss; 0: never.
-    reduce_lr_on_plateau: bool = _flag(False)  # Cut the rate when the validation loss stops falling.
+    reduce_lr_on_plateau: bool = flag(False)  # Cut the rate when the validation loss stops falling.
     plateau_factor: float = 0.1  # What the rate is multiplied by then.
     plateau_patience: int = 3  # After so many epochs without a smaller validation loss.
-    min_learning_rate: float = 1e-6  # The rate is not cut below this.
+    min_learning_rate: float = 1e-6  # The rate is not cut below this, nor does a cosine end below it.
+    # Multiply the rates by the global batch over that of the variant's defaults (`linear`), or by its root (`sqrt`).
+    scale_rate: str = "none"
+    warm_up_steps: int = 0  # Steps over which the rate rises linearly to its value, at the beginning of each phase.
+    schedule: str = "constant"  # Or `cosine`: the rate falls to the least one over a phase, step by step.
+    clip_norm: float = 0.0  # The gradient of the global batch is scaled down to this norm at most; 0: never.
+    accumulate: int = 1  # Parts that a replica's share of the batch is cut into, to need less memory.
+    ema_decay: float = 0.0  # Evaluate and keep a moving average of the weights with this decay a step; 0: none.
+    class_weights: str = "none"  # Or `balanced`: both classes count alike in the loss, however many images they have.
+    precision: str = "float32"  # Or `mixed_bfloat16`, `mixed_float16`: what layers compute in. Weights stay float32.
+    # Compile what a replica computes (XLA). Starting takes longer, rounding differs, dropout draws other masks, and
+    # several replicas cannot train batch normalisation.
+    xla: bool = flag(False)
     steps_per_call: int = 0  # Steps between two looks at the loss; 0: about two seconds' worth.
 
     def __post_init__(self):
-        _check(self.epochs >= 1, "--epochs must be at least 1", self.epochs, "take 10")
-        _check(self.global_batch_size >= 1, "--global-batch-size must be at least 1", self.global_batch_size, "take 32")
-        _check(self.learning_rate > 0, "--learning-rate must be positive", self.learning_rate, "take 1e-4")
-        _check(
+        check(self.epochs >= 1, "--epochs must be at least 1", self.epochs, "take 10")
+        check(self.global_batch_size >= 1, "--global-batch-size must be at least 1", self.global_batch_size, "take 32")
+        check(self.learning_rate > 0, "--learning-rate must be positive", self.learning_rate, "take 1e-4")
+        check(
             self.head_learning_rate > 0, "--head-learning-rate must be positive", self.head_learning_rate, "take 1e-3"
         )
-        _check(
+        check(
             0 <= self.head_epochs < self.epochs,
             "--head-epochs must be at least 0 and leave some of --epochs",
             f"{self.head_epochs} of {self.epochs}",
             "take fewer head epochs",
         )
-        _check(0 < self.plateau_factor < 1, "--plateau-factor must lie between 0 and 1", self.plateau_factor, "0.1")
-        for name in ("early_stopping_patience", "plateau_patience", "steps_per_call", "min_learning_rate"):
+        check(0 < self.plateau_factor < 1, "--plateau-factor must lie between 0 and 1", self.plateau_factor, "0.1")
+        one_of("scale_rate", self.scale_rate, RATE_SCALES)
+        one_of("schedule", self.schedule, SCHEDULES)
+        one_of("class_weights", self.class_weights, CLASS_WEIGHTS)
+        one_of("precision", self.precision, PRECISIONS)
+        check(
+            self.schedule == "constant" or not self.reduce_lr_on_plateau,
+            "--schedule cosine and --reduce-lr-on-plateau exclude each other",
+            "both",
+            "take one of them: --no-reduce-lr-on-plateau, or --schedule constant",
+        )
+        check(0 <= self.ema_decay < 1, "--ema-decay must be at least 0 and less than 1", self.ema_decay, "take 0.999")
+        check(
+            self.accumulate >= 1 and self.global_batch_size % self.accumulate == 0,
+            "--accumulate must be at least 1 and divide --global-batch-size",
+            f"{self.accumulate} for {self.global_batch_size}",
+            "take a divisor",
+        )
+        for name in (
+            "early_stopping_patience",
+            "plateau_patience",
+            "steps_per_call",
+            "min_learning_rate",
+            "warm_up_steps",
+            "clip_norm",
+        ):
             value = getattr(self, name)
-            _check(value >= 0, f"--{name.replace('_', '-')} must not be negative", value, "take 0 or more")
-
-
-@dataclass(frozen=True)
-class AugmentConfig:
-    """Random changes of training images, drawn for each image, on RGB in [0, 1]."""
-
-    augment: bool = _flag(True)  # Whether to change training images at all.
-    flip_left_right: bool = _flag(True)  # Mirror half of them.
-    flip_up_down: bool = _flag(True)  # Turn half of them upside down.
-    brightness: float = 0.1  # Add a number from [-brightness, brightness].
-    contrast: float = 0.1  # Scale the distance from the mean by 1 - contrast .. 1 + contrast.
-    hue: float = 0.1  # Turn the hue by at most this part of the circle.
-    saturation: float = 0.1  # Scale the saturation by 1 - saturation .. 1 + saturation.
-
-    def __post_init__(self):
-        for name, most in (("brightness", 1.0), ("contrast", 0.99), ("hue", 0.5), ("saturation", 0.99)):
-            value = getattr(self, name)
-            _check(0 <= value <= most, f"--{name} must lie between 0 and {most}", value, "take 0.1, or 0 for none")
+            check(value >= 0, f"--{name.replace('_', '-')} must not be negative", value, "take 0 or more")
 
 
 @dataclass(frozen=True)
 class ClusterConfig:
     """What it runs on: the Ray cluster at RAY_ADDRESS, or this machine."""
 
-    workers: int = 1  # Ray Train workers, each a process with its own devices.
+    # Ray Train workers, each a process with its own devices. Of a range such as `1:4` the largest number is taken, when
+    # the job starts, for which there is room and whose replicas can share the global batch equally.
+    workers: str = "1"
     # Devices of each worker, one replica each: GPUs, or logical CPU devices where the cluster has no GPU.
     # 0: all GPUs of a machine, or one CPU device.
     devices_per_worker: int = 0
     cpus_per_worker: int = 0  # CPUs of each worker, for reading images and for training without GPU. 0: all.
+    max_failures: int = 3  # How often a job goes on by itself, from its newest checkpoint, after workers died.
+    checkpoint_steps: int = 0  # Steps between two checkpoints inside an epoch; 0: one at the end of each epoch.
+    deterministic: bool = flag(False)  # Take operations that give the same bits every time, where others are faster.
 
     def __post_init__(self):
-        _check(self.workers >= 1, "--workers must be at least 1", self.workers, "take 1")
-        for name in ("devices_per_worker", "cpus_per_worker"):
+        given = re.fullmatch(r"([1-9][0-9]*)(?::([1-9][0-9]*))?", str(self.workers))
+        check(
+            given is not None and int(given[1]) <= int(given[2] or given[1]),
+            "--workers must be a number of at least 1, or a range such as 1:4",
+            self.workers,
+            "take 1",
+        )
+        for name in ("devices_per_worker", "cpus_per_worker", "max_failures", "checkpoint_steps"):
             value = getattr(self, name)
-            _check(value >= 0, f"--{name.replace('_', '-')} must not be negative", value, "take 0 for the default")
+            check(value >= 0, f"--{name.replace('_', '-')} must not be negative", value, "take 0 or more")
+
+    @property
+    def worker_counts(self) -> range:
+        """The numbers of workers that will do."""
+        fewest, _, most = str(self.workers).partition(":")
+        return range(int(fewest), int(most or fewest) + 1)
 
 
 @dataclass(frozen=True)
@@ -151,17 +170,17 @@ class JobConfig:
     name: str = ""
     seed: int = 0  # Of the weights, the order, the augmentation and the dropout.
     experiment: str = "realshard"  # MLflow experiment.
-    register: bool = _flag(True)  # Register the trained model.
+    register: bool = flag(True)  # Register the trained model.
     registered_name: str = ""  # Name of the registered model. Default: realshard-FAMILY.
 
     def __post_init__(self):
-        _check(
+        check(
             not self.name or NAME.fullmatch(self.name) is not None,
             "--name must be 1 to 100 letters, digits, dots, dashes and underscores, and not begin with a sign",
             self.name,
             "leave it out for a new name",
         )
-        _check(0 <= self.seed < 2**31, "--seed must be a number from 0 to 2147483647", self.seed, "take 0")
+        check(0 <= self.seed < 2**31, "--seed must be a number from 0 to 2147483647", self.seed, "take 0")
 
 
 @dataclass(frozen=True)
@@ -176,44 +195,22 @@ class Config:
     job: JobConfig = field(default_factory=JobConfig)
 
     def __post_init__(self):
-        if self.cluster.devices_per_worker:
-            check_global_batch(self.optimiser.global_batch_size, self.cluster.workers * self.cluster.devices_per_worker)
-
-
-def check_global_batch(global_batch_size: int, replicas: int) -> int:
-    """The batch of one replica, images.
-
-    Raises:
-      ValueError: the replicas cannot share the global batch equally; names the nearest sizes that they can.
-    """
-    below = global_batch_size // replicas * replicas
-    nearest = f"{below} or {below + replicas}" if below else f"{replicas}"
-    _check(
-        global_batch_size % replicas == 0,
-        f"--global-batch-size must be divisible by the number of replicas, {replicas}",
-        global_batch_size,
-        f"take {nearest}, or another number of workers or devices",
-    )
-    return global_batch_size // replicas
-
-
-def selection(terms: Sequence[str]) -> dict[str, set[str]]:
-    """`("category=car,cat", "generator=blend")` as {"category": {"car", "cat"}, "generator": {"blend"}}.
-
-    Raises:
-      ValueError: a term is not of the form COLUMN=VALUE[,VALUE...], or a column comes twice.
-    """
-    selected: dict[str, set[str]] = {}
-    for term in terms:
-        column, sign, values = term.partition("=")
-        _check(
-            bool(column and sign) and column not in selected,
-            "--only and --exclude take COLUMN=VALUE[,VALUE...], each column once",
-            term,
-            "write for example category=car,cat",
+        size, parts = self.optimiser.global_batch_size, self.optimiser.accumulate
+        replicas = [workers * self.cluster.devices_per_worker for workers in self.cluster.worker_counts]
+        if all(number and size % (number * parts) for number in replicas):
+            check_global_batch(size, replicas[0], parts)
+        check(
+            self.optimiser.class_weights == "none" or self.data.order != "balanced",
+            "--class-weights balanced and --order balanced correct the same thing twice",
+            "both",
+            "take one of them",
         )
-        selected[column] = set(values.split(","))
-    return selected
+        check(
+            self.model.aspect != "random_crop" or self.data.pixel_cache == "none",
+            "--pixel-cache holds one square of each image, --aspect random_crop takes another each time",
+            "both",
+            "take one of them, or --aspect centre_crop",
+        )
 
 
 def to_dict(config: Config) -> dict[str, dict[str, Any]]:
@@ -311,8 +308,3 @@ def _from_environment() -> list[str]:
                 flag = "--" + option.name.replace("_", "-")
                 arguments += [flag, *value.split()] if option.default == () else [flag, value]
     return arguments
-
-
-def _check(holds: bool, rule: str, received: Any, advice: str) -> None:
-    if not holds:
-        raise ValueError(f"{rule}. Received: {received!r}. Advice: {advice}.")

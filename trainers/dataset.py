@@ -23,11 +23,13 @@ import pyarrow.parquet as pq
 
 from tfds_builders.records.errors import Refused
 from tfds_builders.records.schema import BUILD, LABELS, MANIFEST, SCHEME_PREFIX
+from trainers.indexing import FEATURES, index_shards
 from trainers.storage import Location, filesystem, join, locate, sizes
 from trainers.subsplit import Part, parse
 
 DATASET_INFO = "dataset_info.json"
 TRAIN = "train"
+MEMBER = "dataset"  # the column of a mixture that names the dataset a record comes from
 
 Values = Mapping[str, Collection]  # column -> the values that are meant
 
@@ -121,6 +123,7 @@ class Dataset:
       fingerprint: 64 hex digits over ids, contents, labels, splits and build settings.
       table: the manifest without its content hashes, one row a record.
       build: what `build.json` says (counts per split, validation, ...).
+      sources: the directories that were loaded: its own, or those of a mixture.
     """
 
     directory: Location
@@ -129,6 +132,13 @@ class Dataset:
     fingerprint: str
     table: pa.Table = dataclasses.field(repr=False)
     build: dict = dataclasses.field(repr=False)
+    sources: tuple[Location, ...] = ()
+
+    @property
+    def title(self) -> str:
+        """NAME:VERSION; of a mixture NAME:VERSION+NAME:VERSION."""
+        parts = zip(self.name.split("+"), self.version.split("+"), strict=True)
+        return "+".join(f"{name}:{version}" for name, version in parts)
 
     def select(
         self,
@@ -140,7 +150,8 @@ class Dataset:
         """The records of `split`, of them those with one of the `only` values and none of the `exclude` values.
 
         Args:
-          split: "train", "validation" or "test"; or an expression of them, "train[:10%]+validation".
+          split: "train", "validation" or "test"; or an expression of them, "train[:10%]+validation". Of a mixture,
+            that part of each dataset in it.
           only, exclude: {column: values}; "real" and "fake" (or 0 and 1) in the column "label".
           scheme: name of a further split scheme of the manifest, instead of the split that was written.
 
@@ -183,9 +194,17 @@ class Dataset:
     def _is_in(self, parts: list[Part], column: str) -> pa.Array:
         kept = np.zeros(self.table.num_rows, bool)
         for part in parts:
-            rows = np.flatnonzero(pc.equal(self.table[column], part.split).to_numpy())
-            kept[rows[slice(*part.bounds(len(rows)))]] = True
+            is_in_split = pc.equal(self.table[column], part.split).to_numpy()
+            for is_member in self._members():
+                rows = np.flatnonzero(is_in_split & is_member)
+                kept[rows[slice(*part.bounds(len(rows)))]] = True
         return pa.array(kept)
+
+    def _members(self) -> list[np.ndarray]:
+        """bool [n] for each dataset of a mixture: whether a record comes from it; all true if this is none."""
+        if MEMBER not in self.table.column_names:
+            return [np.ones(self.table.num_rows, bool)]
+        return [pc.equal(self.table[MEMBER], name).to_numpy() for name in pc.unique(self.table[MEMBER]).to_pylist()]
 
     def _is_one_of(self, column: str, values: Collection) -> pa.ChunkedArray:
         selectable = [f.name for f in self.table.schema if pa.types.is_string(f.type) or pa.types.is_integer(f.type)]
@@ -210,24 +229,31 @@ class Dataset:
 def load(directory: str | Path) -> Dataset:
     """Reads the manifest of a built dataset, in a local folder or at an fsspec URL, and checks its shards' lengths.
 
+    A TFDS directory that another builder wrote has no manifest; it is scanned instead (trainers/indexing.py).
+
     Raises:
-      Refused: not a built dataset, no manifest, or a shard is missing or cut short.
+      Refused: not a built dataset, or a shard is missing or cut short.
     """
     location = locate(directory)
     files, root = _filesystem(location)
-    for name in (DATASET_INFO, MANIFEST, BUILD):
+    has_manifest = files.isfile(f"{root}/{MANIFEST}") or not files.isfile(f"{root}/{FEATURES}")
+    for name in (DATASET_INFO, MANIFEST, BUILD) if has_manifest else (DATASET_INFO,):
         if not files.isfile(f"{root}/{name}"):
             raise Refused(
                 f"{location} holds no {name}: it is not a dataset built by this project's builders. "
                 f"Build one with: tfds build tfds_builders/NAME --data_dir DATA_DIR"
             )
     info = json.loads(files.cat_file(f"{root}/{DATASET_INFO}"))
+    if not has_manifest:
+        table, fingerprint = index_shards(location, info)
+        build = {"written": table.num_rows}
+        return Dataset(location, info["name"], info["version"], fingerprint, table, build, (location,))
     build = json.loads(files.cat_file(f"{root}/{BUILD}"))
     with files.open(f"{root}/{MANIFEST}") as file:
         manifest = pq.ParquetFile(file)
         table = manifest.read(columns=[name for name in manifest.schema_arrow.names if name != "sha256"])
     _check_shards(location, table)
-    return Dataset(location, info["name"], info["version"], build["fingerprint"], table, build)
+    return Dataset(location, info["name"], info["version"], build["fingerprint"], table, build, (location,))
 
 
 def find(name: str, data_dir: str | Path) -> Location:

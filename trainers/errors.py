@@ -9,5 +9,9 @@ class NonFiniteLoss(CannotTrain):
     """The loss became NaN or infinite; the message names the step."""
 
 
+class ReplicasDiffer(CannotTrain):
+    """Variables that must be the same on all replicas are not; the message names one."""
+
+
 class UnfitWeights(CannotTrain):
     """The given weights are of another model."""

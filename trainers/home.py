@@ -2,6 +2,7 @@
 
 <home>/mlflow.db, <home>/mlflow/   the embedded MLflow store (trainers/tracking.py)
 <home>/ray/<job name>/             Ray Train's own state and the checkpoints
+<home>/pixels/                     caches of decoded images (trainers/pixel_cache.py)
 <home>/jobs/<job name>/            what a job leaves: config, history, predictions, model
 """
 
@@ -39,3 +40,8 @@ def jobs_dir() -> Path:
 def ray_dir() -> Path:
     """Ray Train's storage path: run state and checkpoints by job name."""
     return home() / "ray"
+
+
+def pixels_dir() -> Path:
+    """The directory of the caches of decoded images."""
+    return home() / "pixels"

@@ -7,7 +7,7 @@
 One fixed order of operations, and why:
   1. order: row numbers come first, so that what is read is decided by integers alone, in any epoch, on any worker;
   2. read: encoded bytes by their offsets, some dozens of records in one Python call, because each call costs a lock;
-  3. decode, resize: in TensorFlow's threads, one image at a time, because sizes differ; the result stays in order;
+  3. decode, crop, resize: in TensorFlow's threads, one image at a time, because sizes differ; it stays in order;
   4. augment: after the resize (fewer pixels), with numbers drawn from (seed, position);
   5. batch: last, replica by replica, all of one shape; uint8 up to the model, a quarter of the bytes of float32.
 """
@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfds_builders.records.pixels import decode_uint8, resize_uint8
-from trainers.augment import augment_uint8
+from tfds_builders.records.pixels import RESIZE, crop_square, decode_uint8, resize_uint8
+from trainers.augment import augment_uint8, crop_place
 from trainers.dataset import Records
 from trainers.order import Order, batch_share, evaluation_rows, num_evaluation_steps
 from trainers.pixel_cache import PixelCache
@@ -28,7 +28,9 @@ from trainers.reader import open_reader
 
 # Records read in one Python call. CPU time an image (19 KB JPEG; read, decode, resize to 224): 673 us with 32 records a
 # call, 653 with 64, 646 with 128, 641 with 256; a sequential TFRecordDataset 656. More makes the first batch wait.
-_CHUNK_RECORDS = 128
+CHUNK_RECORDS = 128
+
+RANDOM_CROP = "random_crop"  # the aspect that cuts out another square each time an image is trained on
 
 
 def training_batches(
@@ -38,6 +40,7 @@ def training_batches(
     image_size: int,
     seed: int,
     augment: Any = None,
+    aspect: str = RESIZE,
     first_step: int = 0,
     num_steps: int | None = None,
     worker: int = 0,
@@ -56,6 +59,7 @@ def training_batches(
       order: says which rows make up which global batch.
       image_size: side of the square images, pixels.
       seed: of the augmentation.
+      aspect: how images become squares: "resize", "centre_crop" or "random_crop" (see trainers/config.py).
       augment: an AugmentConfig, or None for images as they are.
       first_step: where to begin; a resumed training begins where it stopped.
       num_steps: steps until the dataset ends; None: it never does.
@@ -81,11 +85,12 @@ def training_batches(
         return order.worker_rows(first_step + step, worker, num_workers)
 
     blocks = (order.block_size, order.window_size) if isinstance(order, BlockedOrder) else (1, 1)
-    source = _Source(records, pixels, image_size, *blocks)
+    source = Source(records, pixels, image_size, aspect, *blocks)
     examples = _examples(source, rows_of, num_steps, share, "position", np.int64)
 
     def prepare(example: dict) -> dict:
-        image = _uint8(example["image"], image_size)
+        place = crop_place(seed, example["position"]) if aspect == RANDOM_CROP else 0.5
+        image = square_uint8(example["image"], image_size, aspect, place)
         if augment is not None:
             image = augment_uint8(image, augment, seed, example["position"])
         return example | {"image": image}
@@ -98,6 +103,7 @@ def evaluation_batches(
     *,
     image_size: int,
     batch_size: int,
+    aspect: str = RESIZE,
     worker: int = 0,
     num_workers: int = 1,
     replicas: int = 1,
@@ -111,6 +117,7 @@ def evaluation_batches(
 
     Args:
       batch_size: of one replica.
+      aspect: as in `training_batches`; of "random_crop" the middle is taken.
       records, image_size, worker, num_workers, replicas, num_threads, pixels: as in `training_batches`.
 
     Returns:
@@ -126,11 +133,11 @@ def evaluation_batches(
         return evaluation_rows(step, len(records), batch_size, worker, num_workers, replicas)
 
     share = batch_size * replicas  # a worker's rows of one step are neighbours, and nobody else's
-    source = _Source(records, pixels, image_size, block_size=share, window_size=share)
+    source = Source(records, pixels, image_size, aspect, block_size=share, window_size=share)
     examples = _examples(source, rows_of, num_steps, share, "mask", np.float32)
 
     def prepare(example: dict) -> dict:
-        return example | {"image": _uint8(example["image"], image_size)}
+        return example | {"image": square_uint8(example["image"], image_size, aspect)}
 
     return _batched(examples, prepare, batch_size, num_threads)
 
@@ -164,30 +171,39 @@ class BatchIterator:
         self.iterator = None
 
 
-class _Source:
+class Source:
     """Where images come from: encoded from the shards, or decoded from the pixel cache.
 
     Attributes:
       records: theirs.
+      image_size, aspect: as in `training_batches`.
       images: rows int64 [k] -> their images.
       image_type, image_shape: of one image, scalar string or uint8 [image_size, image_size, 3].
     """
 
-    def __init__(self, records: Records, pixels: PixelCache | None, image_size: int, block_size: int, window_size: int):
-        self.records = records
+    def __init__(
+        self,
+        records: Records,
+        pixels: PixelCache | None,
+        image_size: int,
+        aspect: str,
+        block_size: int = 1,
+        window_size: int = 1,
+    ):
+        self.records, self.image_size, self.aspect = records, image_size, aspect
         self.images: Callable[[np.ndarray], np.ndarray]
         self.image_shape: tuple[int, ...]
         if pixels is None:
             self.images = open_reader(records, block_size, window_size).images
             self.image_type, self.image_shape = tf.string, ()
         else:
-            pixels.check(records, image_size)
+            pixels.check(records, image_size, aspect)
             self.images = pixels.images
             self.image_type, self.image_shape = tf.uint8, (image_size, image_size, 3)
 
 
 def _examples(
-    source: _Source,
+    source: Source,
     rows_of: Callable[[int], tuple[np.ndarray, np.ndarray]],
     num_steps: int | None,
     share: int,
@@ -199,7 +215,7 @@ def _examples(
     Args:
       rows_of: step -> (rows int64 [share], extra [share]).
     """
-    steps_per_chunk = max(1, _CHUNK_RECORDS // share)
+    steps_per_chunk = max(1, CHUNK_RECORDS // share)
     end = np.iinfo(np.int64).max if num_steps is None else num_steps
 
     def read(first: np.ndarray) -> tuple:
@@ -222,9 +238,18 @@ def _examples(
     return chunks.map(read_chunk, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).unbatch()
 
 
-def _uint8(image: tf.Tensor, image_size: int) -> tf.Tensor:
-    """The pixels of an encoded image; pixels stay what they are."""
-    return image if image.dtype == tf.uint8 else resize_uint8(decode_uint8(image), image_size)
+def square_uint8(image: tf.Tensor, image_size: int, aspect: str, place: Any = 0.5) -> tf.Tensor:
+    """uint8 [image_size, image_size, 3]: the pixels of an encoded image; pixels stay what they are.
+
+    Args:
+      image: scalar string, or uint8 pixels.
+      aspect: as in `training_batches`.
+      place: of the square that is cut out, 0 to 1 along the longer side.
+    """
+    if image.dtype == tf.uint8:
+        return image
+    image = decode_uint8(image)
+    return resize_uint8(image if aspect == RESIZE else crop_square(image, place), image_size)
 
 
 def _batched(examples: tf.data.Dataset, prepare: Callable, batch_size: int, num_threads: int | None) -> tf.data.Dataset:

@@ -16,30 +16,28 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tfds_builders.records.errors import Refused
-from tfds_builders.records.framing import CorruptRecord
 from tfds_builders.records.ray_address import prepare_ray_address
 from tfds_builders.records.schema import LABELS
 from trainers import tracking
 from trainers.config import Config, flatten, to_dict
-from trainers.dataset import Dataset, Records, find, load
-from trainers.errors import CannotTrain
-from trainers.home import ray_dir
+from trainers.dataset import Dataset, Records
+from trainers.home import pixels_dir, ray_dir
 from trainers.jobs import JobFolder
+from trainers.mixture import find_all, load_all, resolve
 from trainers.models.families import FAMILIES
 from trainers.models.family import Family
-from trainers.strategy import describe, plan_resources
-from trainers.worker import Task, selected, train
+from trainers.policies import make_order
+from trainers.recovery import train_in_workers
+from trainers.strategy import Resources, describe, plan_resources
+from trainers.worker import HISTORY, MODEL, PREDICTIONS, Task, selected, shared_groups
 
-HISTORY, PREDICTIONS, MODEL = "history.json", "predictions.parquet", "model.keras"
 FIGURES = "figures"
 NUM_COMPARED_IMAGES = 32  # on which the registered model must agree with the trained one
-CHECKPOINTS_KEPT = 2  # the newest may not be whole when a worker dies
 
 
 @dataclass(frozen=True)
@@ -70,7 +68,8 @@ def run(config: Config) -> JobResult:
       Refused: bad input, or something that the user must change; one sentence.
     """
     family = FAMILIES[config.model.family]
-    dataset = load(find(config.data.dataset, data_dir(config)))
+    config = dataclasses.replace(config, data=resolve(config.data))
+    dataset = load_all(find_all(config.data.dataset, data_dir(config)))
     records = _checked_records(dataset, config)
     name = config.job.name or new_name(config)
     folder = JobFolder(name)
@@ -96,15 +95,11 @@ def _run(
     uri: str,
     address: str,
 ) -> JobResult:
-    title = f"{dataset.name}:{dataset.version}"
+    title = dataset.title
     seconds, started = {}, time.monotonic()
-    with _ray(address) as nodes:
-        try:
-            resources = plan_resources(config.cluster, nodes)
-            sentence = describe(resources, config.optimiser.global_batch_size)
-        except ValueError as error:
-            raise Refused(str(error)) from None
-        print(f"job {folder.name} on {title}: {sentence}", flush=True)
+    with _ray(address):
+        resources = _planned_resources(config)
+        print(f"job {folder.name} on {title}: {describe(resources, config.optimiser.global_batch_size)}", flush=True)
         tags = {
             "realshard.dataset": title,
             "realshard.fingerprint": dataset.fingerprint,
@@ -113,14 +108,15 @@ def _run(
         run_id = tracking.open_run(tracking.experiment(config.job.experiment), folder.name, flatten(config), tags)
         logger = tracking.RunLogger(run_id, uri)
         try:
-            source = str(dataset.directory)
+            sources = tuple(str(source) for source in dataset.sources)
             for split, part in records.items():
                 profile = {"records": len(part), "fake": int(part.labels.sum())}
                 tracking.log_dataset(
-                    run_id, f"{title}/{split}", dataset.fingerprint, split, source=source, profile=profile
+                    run_id, f"{title}/{split}", dataset.fingerprint, split, source=" ".join(sources), profile=profile
                 )
-            task = Task(to_dict(config), source, dataset.fingerprint, resources, run_id, uri)
-            _train(task, folder, is_local=address == "local")
+            task = Task(to_dict(config), sources, dataset.fingerprint, resources, run_id, uri, str(pixels_dir()))
+            while not train_in_workers(task, folder, is_local=address == "local"):
+                task = dataclasses.replace(task, resources=_planned_resources(config))
             seconds["train"] = time.monotonic() - started
         except BaseException as error:
             logger.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
@@ -133,45 +129,6 @@ def _run(
     folder.finish(dataclasses.asdict(result))
     shutil.rmtree(ray_dir() / folder.name, ignore_errors=True)  # checkpoints of a finished job
     return JobResult(**folder.result())  # as a later call will read it
-
-
-def _train(task: Task, folder: JobFolder, is_local: bool) -> None:
-    """Trains in Ray Train's workers, and takes the results into the job's folder."""
-    from ray.train import CheckpointConfig, LoggingConfig, RunConfig, ScalingConfig, TrainingFailedError
-    from ray.train.tensorflow import TensorflowTrainer
-
-    class Trainer(TensorflowTrainer):
-        # Ray Train's cleaner asks the dashboard every second whether the driver lives, which a cluster of our own does
-        # not have: it warns each time, and fails loudly where this machine runs other clusters.
-        def _create_default_callbacks(self):
-            callbacks = super()._create_default_callbacks()
-            return [callback for callback in callbacks if type(callback).__name__ != "PlacementGroupCleanerCallback"]
-
-    resources = task.resources
-    trainer = (Trainer if is_local else TensorflowTrainer)(
-        train,
-        train_loop_config={"task": task},
-        scaling_config=ScalingConfig(
-            num_workers=resources.workers,
-            use_gpu=bool(resources.gpus),
-            resources_per_worker=resources.per_worker(),
-        ),
-        run_config=RunConfig(
-            name=folder.name,
-            storage_path=str(ray_dir()),
-            checkpoint_config=CheckpointConfig(num_to_keep=CHECKPOINTS_KEPT),
-            logging_config=LoggingConfig(log_level="WARNING"),
-        ),
-    )
-    try:
-        result = trainer.fit()
-    except TrainingFailedError as error:
-        for failure in getattr(error, "worker_failures", {}).values():
-            if isinstance(failure, CannotTrain | CorruptRecord):
-                raise Refused(str(failure)) from None
-        raise
-    with result.checkpoint.as_directory() as directory:
-        folder.take(Path(directory), (HISTORY, PREDICTIONS, MODEL))
 
 
 def _close(
@@ -201,7 +158,7 @@ def _close(
     logger.epoch(best, metrics.flatten(summary, "test/"))
     figures = folder.path / FIGURES
     figures.mkdir(exist_ok=True)
-    report.write_figures(predictions, history, figures)
+    report.write_figures(predictions, history, figures, threshold=config.model.threshold, summary=summary)
     logger.figures(figures)
     for file in (PREDICTIONS, HISTORY, "config.json"):
         logger.artifact(folder.path / file)
@@ -209,7 +166,7 @@ def _close(
     result = JobResult(
         name=folder.name,
         directory=str(folder.path),
-        dataset=f"{dataset.name}:{dataset.version}",
+        dataset=dataset.title,
         fingerprint=dataset.fingerprint,
         run_id=run_id,
         metrics=summary,
@@ -256,6 +213,7 @@ def _register(
             "test_auc": result.metrics["auc"],
         },
         expected=test["p_fake"].to_numpy()[rows],
+        aspect=config.model.aspect,
     )
     aliases = tracking.client_of().get_model_version(name, str(version)).aliases
     return dataclasses.replace(result, model_name=name, model_version=version, alias=aliases[0] if aliases else None)
@@ -295,6 +253,13 @@ def new_name(config: Config) -> str:
 
 def _checked_records(dataset: Dataset, config: Config) -> dict[str, Records]:
     records = selected(dataset, config)  # refuses a training split of one class
+    try:
+        make_order(records["train"], config.data, config.optimiser.global_batch_size, config.job.seed)
+    except ValueError as error:
+        raise Refused(str(error)) from None
+    for split, count in shared_groups(records).items():
+        if count:
+            print(f"warning: {count} groups are in both train and {split}: figures will look too good", flush=True)
     for split, part in records.items():
         if len(np.unique(part.labels)) < len(LABELS):
             raise Refused(
@@ -304,10 +269,21 @@ def _checked_records(dataset: Dataset, config: Config) -> dict[str, Records]:
     return records
 
 
+def _planned_resources(config: Config) -> Resources:
+    import ray
+
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    try:
+        options = config.optimiser
+        return plan_resources(config.cluster, nodes, options.global_batch_size, options.accumulate)
+    except ValueError as error:
+        raise Refused(str(error)) from None
+
+
 @contextmanager
-def _ray(address: str) -> Iterator[list[dict[str, float]]]:
-    """Connects to the Ray cluster at `address`, or to the one this process already uses, and gives its machines'
-    resources. What was started here ends here."""
+def _ray(address: str) -> Iterator[None]:
+    """Connects to the Ray cluster at `address`, or to the one this process already uses. What was started here ends
+    here."""
     quiet = {"RAY_TRAIN_ENABLE_PRINT_PATCH": "0"}  # with TensorFlow's logging it prints every line twice
     if address == "local":
         quiet["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"  # nobody takes this machine away
@@ -330,7 +306,7 @@ def _ray(address: str) -> Iterator[list[dict[str, float]]]:
                 "Start one, or unset RAY_ADDRESS to use this machine alone."
             ) from None
     try:
-        yield [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        yield
     finally:
         if not was_running:
             ray.shutdown()

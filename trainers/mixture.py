@@ -1,10 +1,12 @@
 """Several built datasets as one.
 
-dataset = concatenate([load(directory) for directory in directories])
+directories = find_all("ai_vs_human,faces", data_dir)
+dataset = load_all(directories)
 train = dataset.select("train")                       # all training parts, one after the other
 order = mixed_order(train.table["dataset"], {"faces": 3, "ai_vs_human": 1}, 32, seed=0)
 """
 
+import dataclasses
 import hashlib
 import os
 from collections.abc import Sequence
@@ -15,7 +17,40 @@ import pyarrow.compute as pc
 
 from tfds_builders.records.errors import Refused
 from tfds_builders.records.schema import SCHEME_PREFIX
-from trainers.dataset import Dataset
+from trainers.checks import dataset_weights
+from trainers.data_config import DataConfig
+from trainers.dataset import MEMBER, Dataset, find, load
+from trainers.storage import Location
+
+# Published mixtures by name: the datasets, and the split scheme that says which part of each was taken.
+PUBLISHED = {"merged_faces": ("deepfake_and_real,deepfake_faces", "merged")}
+
+
+def resolve(data: DataConfig) -> DataConfig:
+    """`data` with the name of a published mixture replaced by what it stands for."""
+    if data.dataset not in PUBLISHED:
+        return data
+    dataset, scheme = PUBLISHED[data.dataset]
+    return dataclasses.replace(data, dataset=dataset, split_scheme=data.split_scheme or scheme)
+
+
+def find_all(expression: str, data_dir: str | Path) -> list[Location]:
+    """The directories of the datasets that `--dataset` names.
+
+    Raises:
+      Refused: one is not built under `data_dir`.
+    """
+    return [find(name, data_dir) for name in dataset_weights(expression)]
+
+
+def load_all(directories: Sequence[Location | str]) -> Dataset:
+    """The dataset in one directory, or several as one.
+
+    Raises:
+      Refused: as `load` and `concatenate`.
+    """
+    datasets = [load(directory) for directory in directories]
+    return datasets[0] if len(datasets) == 1 else concatenate(datasets)
 
 
 def concatenate(datasets: Sequence[Dataset]) -> Dataset:
@@ -49,6 +84,7 @@ def concatenate(datasets: Sequence[Dataset]) -> Dataset:
         fingerprint=hashlib.sha256(identity.encode()).hexdigest(),
         table=table,
         build={"datasets": {dataset.name: dataset.build for dataset in datasets}},
+        sources=tuple(folders),
     )
 
 
@@ -58,4 +94,4 @@ def _prefixed(dataset: Dataset, folder: str) -> pa.Table:
         if prefix != ".":
             values = pc.binary_join_element_wise(prefix, table[column], "/")
             table = table.set_column(table.column_names.index(column), column, values)
-    return table.append_column("dataset", pa.repeat(dataset.name, table.num_rows))
+    return table.append_column(MEMBER, pa.repeat(dataset.name, table.num_rows))

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 import tfds_builders
-from tfds_builders.records.pixels import load_pixels
+from tfds_builders.records.pixels import RESIZE, load_pixels
 
 _RECORDS = "tfds_builders.records"
 _DECODER = "pixels"  # the module of tfds_builders.records that a registered model needs, with all that it imports
@@ -18,13 +18,13 @@ _PACKAGES = ("mlflow", "tensorflow", "keras", "numpy", "pandas", "pillow")
 _BATCH_IMAGES = 32
 
 
-def write_settings(path: Path, *, label_names: Sequence[str], threshold: float, image_size: int) -> Path:
-    """Writes what a verdict needs besides the weights: names of label 0 and 1, threshold on P(fake), input size."""
-    path.write_text(
-        json.dumps(
-            {"labels": list(label_names), "threshold": float(threshold), "image_size": int(image_size)}, indent=2
-        )
-    )
+def write_settings(
+    path: Path, *, label_names: Sequence[str], threshold: float, image_size: int, aspect: str = RESIZE
+) -> Path:
+    """Writes what a verdict needs besides the weights: names of label 0 and 1, threshold on P(fake), input size, how an
+    image becomes a square."""
+    settings = {"labels": list(label_names), "threshold": float(threshold), "image_size": int(image_size)}
+    path.write_text(json.dumps(settings | {"aspect": aspect}, indent=2))
     return path
 
 
@@ -72,11 +72,11 @@ def pip_requirements() -> list[str]:
     return [f"{package}=={importlib.metadata.version(package)}" for package in _PACKAGES]
 
 
-def score_images(keras_file: Path, images: Sequence[bytes], image_size: int) -> np.ndarray:
+def score_images(keras_file: Path, images: Sequence[bytes], image_size: int, aspect: str = RESIZE) -> np.ndarray:
     """P(fake) of encoded images straight from a .keras file: float64 (n,). The reference for the packed model."""
     import keras
 
     model = keras.saving.load_model(keras_file, compile=False)
-    pixels = np.stack([load_pixels(data, image_size) for data in images])
+    pixels = np.stack([load_pixels(data, image_size, aspect) for data in images])
     batches = [pixels[start : start + _BATCH_IMAGES] for start in range(0, len(pixels), _BATCH_IMAGES)]
     return np.concatenate([model.predict_on_batch(batch)[:, 0] for batch in batches]).astype(np.float64)

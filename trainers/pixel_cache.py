@@ -15,12 +15,14 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import google_crc32c
 import numpy as np
 
+from tfds_builders.records.pixels import RESIZE
 from trainers.dataset import Records
 
 VERSION = 1  # to be raised whenever the same record would give other pixels
@@ -48,15 +50,17 @@ class PixelCache:
       pixels: uint8 [n, image_size, image_size, 3], RGB.
       checksums: uint32 [n], crc32c of each row's bytes.
       source: file name for messages.
+      aspect: how images became squares.
     """
 
     records: Records
     pixels: np.ndarray
     checksums: np.ndarray
     source: str
+    aspect: str = RESIZE
 
-    def check(self, records: Records, image_size: int) -> None:
-        """ValueError unless these are the pixels of `records` at `image_size`."""
+    def check(self, records: Records, image_size: int, aspect: str = RESIZE) -> None:
+        """ValueError unless these are the pixels of `records` at `image_size`, made squares in that way."""
         held = self.records
         same = len(held) == len(records) and all(
             np.array_equal(ours, theirs)
@@ -67,6 +71,8 @@ class PixelCache:
                 f"The pixel cache is of {'the same' if same else 'other'} records at {self.pixels.shape[1]} pixels a "
                 f"side; {image_size} are asked for. Open one for these records and this size."
             )
+        if self.aspect != aspect:
+            raise ValueError(f"The pixel cache holds images of the aspect {self.aspect!r}; {aspect!r} is asked for.")
 
     def images(self, rows: np.ndarray) -> np.ndarray:
         """uint8 [k, image_size, image_size, 3]: a copy of the pixels of `rows` (int64 [k]).
@@ -94,6 +100,7 @@ def open_cache(
     image_size: int,
     directory: Path,
     budget: Budget,
+    aspect: str = RESIZE,
     advance: Callable[[int], object] = lambda num_images: None,
 ) -> PixelCache | None:
     """The pixels of `records`, from an earlier run or made now; None if they do not fit the budget.
@@ -106,6 +113,7 @@ def open_cache(
       image_size: side, pixels.
       directory: where caches on disk are kept, each in a folder named after what it holds.
       budget: for this cache.
+      aspect: how images become squares; not "random_crop".
       advance: told how many more images are decoded, now and then.
 
     Raises:
@@ -118,22 +126,28 @@ def open_cache(
         return None
     if place == "memory":
         pixels = np.empty(shape, np.uint8)
-        return PixelCache(records, pixels, _fill(pixels, records, advance), "the pixel cache in memory")
-    key = cache_key(records, fingerprint, image_size)
+        checksums = _fill(pixels, records, aspect, advance)
+        return PixelCache(records, pixels, checksums, "the pixel cache in memory", aspect)
+    key = cache_key(records, fingerprint, image_size, aspect)
     folder = Path(directory) / key
     folder.parent.mkdir(parents=True, exist_ok=True)
     with _locked(folder.with_suffix(".lock")):
         if not _is_whole(folder, shape):
             _make_room(folder, budget.disk_bytes - int(np.prod(shape, dtype=np.int64)))
-            _make(folder, shape, records, advance)
-        os.utime(folder / INFO)  # the last use
+            _make(folder, shape, records, aspect, advance)
+        os.utime(folder / INFO, ns=(time.time_ns(),) * 2)  # the last use; the file system's own clock is coarse
         pixels = np.memmap(folder / PIXELS, np.uint8, "r", shape=shape)
-        return PixelCache(records, pixels, np.load(folder / CHECKSUMS), str(folder / PIXELS))
+        return PixelCache(records, pixels, np.load(folder / CHECKSUMS), str(folder / PIXELS), aspect)
 
 
-def cache_key(records: Records, fingerprint: str, image_size: int) -> str:
-    """32 hex digits that change with the dataset, the records that are selected, their order, and the size."""
-    digest = hashlib.sha256(f"pixels {VERSION} {fingerprint} {image_size} {records.shard_names}".encode())
+def num_bytes(records: Records, image_size: int) -> int:
+    """What the pixels of `records` take."""
+    return len(records) * image_size * image_size * 3
+
+
+def cache_key(records: Records, fingerprint: str, image_size: int, aspect: str = RESIZE) -> str:
+    """32 hex digits that change with the dataset, the records that are selected, their order, the size and aspect."""
+    digest = hashlib.sha256(f"pixels {VERSION} {fingerprint} {image_size} {aspect} {records.shard_names}".encode())
     for column in (records.shards, records.offsets):
         digest.update(np.ascontiguousarray(column).data)
     return digest.hexdigest()[:32]
@@ -159,7 +173,9 @@ def _make_room(folder: Path, num_bytes: int) -> None:
             del sizes[other]
 
 
-def _make(folder: Path, shape: tuple[int, ...], records: Records, advance: Callable[[int], object]) -> None:
+def _make(
+    folder: Path, shape: tuple[int, ...], records: Records, aspect: str, advance: Callable[[int], object]
+) -> None:
     unfinished = folder.with_suffix(".unfinished")
     for leftover in (unfinished, folder):
         shutil.rmtree(leftover, ignore_errors=True)
@@ -168,7 +184,7 @@ def _make(folder: Path, shape: tuple[int, ...], records: Records, advance: Calla
         with (unfinished / PIXELS).open("wb") as file:  # a full disk is found now, not by a signal while mapped
             os.posix_fallocate(file.fileno(), 0, int(np.prod(shape, dtype=np.int64)))
         pixels = np.memmap(unfinished / PIXELS, np.uint8, "r+", shape=shape)
-        np.save(unfinished / CHECKSUMS, _fill(pixels, records, advance))
+        np.save(unfinished / CHECKSUMS, _fill(pixels, records, aspect, advance))
         pixels.flush()
         (unfinished / INFO).write_text(json.dumps({"version": VERSION, "shape": shape}))
     except BaseException:
@@ -177,12 +193,13 @@ def _make(folder: Path, shape: tuple[int, ...], records: Records, advance: Calla
     unfinished.rename(folder)
 
 
-def _fill(pixels: np.ndarray, records: Records, advance: Callable[[int], object]) -> np.ndarray:
+def _fill(pixels: np.ndarray, records: Records, aspect: str, advance: Callable[[int], object]) -> np.ndarray:
     """Decodes all records into `pixels`; returns their checksums, uint32 [n]."""
     from trainers.inputs import BatchIterator, evaluation_batches
 
     checksums = np.zeros(len(records), np.uint32)
-    with BatchIterator(evaluation_batches(records, image_size=pixels.shape[1], batch_size=64)) as batches:
+    dataset = evaluation_batches(records, image_size=pixels.shape[1], batch_size=64, aspect=aspect)
+    with BatchIterator(dataset) as batches:
         for batch in batches:
             is_real = batch["mask"].numpy() == 1
             rows, images = batch["row"].numpy()[is_real], batch["image"].numpy()[is_real]

@@ -1,5 +1,6 @@
 """Orders other than plain shuffling: class-balanced, datasets mixed by weights, blocks for remote storage.
 
+    make_order(records, config.data, global_batch_size=32, seed=0)       # the one that --order and --dataset ask for
     balanced_order(records.labels, global_batch_size=32, seed=0)         # as many real as fake, always
     mixed_order(records.sources, {"a": 3, "b": 1}, ...)                  # three of a for each of b
     BlockedOrder(len(records), 32, 0, block_size=64, window_size=4096)   # neighbours are read together
@@ -16,6 +17,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tfds_builders.records.schema import LABELS
+from trainers.checks import dataset_weights
+from trainers.data_config import DataConfig
+from trainers.dataset import MEMBER, Records
 from trainers.order import Epochs, Order, permutation, random_keys
 
 _CYCLE = 1000  # weights are rounded to so many draws
@@ -79,6 +84,34 @@ class StratifiedOrder(Order):
 
     def _permutation(self, num_rows: int, stratum: int, epoch: int) -> np.ndarray:
         return permutation(num_rows, self.seed, epoch, stratum)  # strata of one size are independent of each other
+
+
+def make_order(records: Records, data: DataConfig, global_batch_size: int, seed: int) -> Order:
+    """The order in which `records` are trained on.
+
+    With weights of datasets and `--order balanced` both hold: each dataset has its share, half of it of each class.
+
+    Args:
+      records: of one dataset or of a mixture (trainers/mixture.py).
+      data: its `order`, and the weights in its `dataset`.
+      global_batch_size, seed: as of `Order`.
+
+    Raises:
+      ValueError: a dataset, or a class of it, that should be drawn from has no record; a weight is too small.
+    """
+    weights = {name.partition("/")[0]: weight for name, weight in dataset_weights(data.dataset).items()}
+    given = {name: weight for name, weight in weights.items() if weight is not None}
+    is_balanced = data.order == "balanced"
+    if given and is_balanced:
+        classes = pa.array([f"/{label}" for label in LABELS]).take(pa.array(records.labels))
+        sources = pc.binary_join_element_wise(records.table[MEMBER].combine_chunks(), classes, "")
+        by_class = {f"{name}/{label}": weight for name, weight in given.items() for label in LABELS}
+        return mixed_order(sources, by_class, global_batch_size, seed)
+    if given:
+        return mixed_order(records.table[MEMBER], given, global_batch_size, seed)
+    if is_balanced:
+        return balanced_order(records.labels, global_batch_size, seed)
+    return (BlockedOrder if data.order == "blocked" else Order)(len(records), global_batch_size, seed)
 
 
 def balanced_order(labels: np.ndarray, global_batch_size: int, seed: int) -> StratifiedOrder:

@@ -19,8 +19,9 @@ class Progress:
         images_per_step: int,
         write: Callable[[str], None] = lambda line: print(line, flush=True),
         clock: Callable[[], float] = time.monotonic,
+        done: int = 0,
     ):
-        self._title, self._num_steps, self._images_per_step = title, num_steps, images_per_step
+        self._title, self._num_steps, self._images_per_step, self._done = title, num_steps, images_per_step, done
         self._write, self._clock = write, clock
         self._steps = self._warm_steps = 0
         self._start = self._warm_start = self._last_line = clock()
@@ -31,11 +32,12 @@ class Progress:
         if not self._steps:
             self._warm_steps, self._warm_start = steps, now
         self._steps += steps
-        if now - self._last_line >= LINE_EVERY_SECS and self._steps < self._num_steps:
+        done = self._done + self._steps
+        if now - self._last_line >= LINE_EVERY_SECS and done < self._num_steps:
             self._last_line = now
-            left = (self._num_steps - self._steps) * self._images_per_step / self.images_per_second
+            left = (self._num_steps - done) * self._images_per_step / self.images_per_second
             self._write(
-                f"{self._title} step {self._steps}/{self._num_steps} loss {loss:.4f}"
+                f"{self._title} step {done}/{self._num_steps} loss {loss:.4f}"
                 f" {self.images_per_second:.1f} images/s, {duration(left)} left"
             )
 

@@ -7,10 +7,11 @@ Local shards are read one record at a time. From a URL whole blocks of neighbour
 order which keeps neighbours together (`trainers.policies.BlockedOrder`) needs few requests.
 """
 
+import contextlib
 import functools
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 import numpy as np
@@ -21,6 +22,7 @@ from trainers.dataset import Records
 from trainers.storage import filesystem, is_remote, join
 
 _MAX_OPEN_SHARDS = 256  # a quarter of the usual limit of a process
+_ADVICE = "Restore the shard from a copy, or build the dataset again."
 
 
 class Reader(Protocol):
@@ -62,10 +64,34 @@ def find_damage(records: Records, rows: np.ndarray) -> CorruptRecord | None:
             (image,) = reader.images(np.array([row]))
             decode_uint8(image)
         except ValueError as error:
-            return CorruptRecord(str(error))
+            return CorruptRecord(f"{error}. {_ADVICE}")
         except tf.errors.InvalidArgumentError:
-            return CorruptRecord(f"{_where(records, row)}: the image is damaged: it cannot be decoded to the end")
+            return CorruptRecord(
+                f"{_where(records, row)}: the image is damaged: it cannot be decoded to the end. {_ADVICE}"
+            )
     return None
+
+
+@contextlib.contextmanager
+def naming_damage(records: Records, rows_of: Callable[[], np.ndarray]) -> Iterator[None]:
+    """Where the block fails because a record is damaged, the error names it.
+
+    Args:
+      records: what the block reads.
+      rows_of: gives int64 [k], the rows among which the damage must be.
+
+    Raises:
+      CorruptRecord: instead of TensorFlow's error, if one of them is damaged.
+    """
+    import tensorflow as tf
+
+    try:
+        yield
+    except tf.errors.OpError:
+        damage = find_damage(records, rows_of())
+        if damage is None:
+            raise
+        raise damage from None
 
 
 class RecordReader:

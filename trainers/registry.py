@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from tfds_builders.records.errors import Refused
+from tfds_builders.records.pixels import RESIZE
 from trainers import packing
 from trainers.store import database_file, ensure_reachable, tracking_uri
 from trainers.tracking import client_of, mlflow_module, source_tags
@@ -90,6 +91,7 @@ def register(
     label_names: Sequence[str],
     tags: Mapping[str, Any],
     expected: Sequence[float] | None = None,
+    aspect: str = RESIZE,
 ) -> int:
     """Packs a Keras model as a detector, loads it back, and registers it if it gives the same scores.
 
@@ -104,6 +106,7 @@ def register(
       label_names: of label 0 and 1.
       tags: of the model version; the run's id and source commit are added.
       expected: P(fake) of `images` as computed where the model was trained; None: computed from `keras_file`.
+      aspect: how an image becomes a square, as `records.pixels.load_pixels` takes it.
 
     Returns:
       The version.
@@ -113,10 +116,16 @@ def register(
     """
     uri = tracking_uri()
     client = client_of(uri)
-    reference = packing.score_images(keras_file, images, image_size) if expected is None else np.asarray(expected)
+    reference = np.asarray(
+        packing.score_images(keras_file, images, image_size, aspect) if expected is None else expected
+    )
     with _store_for_all(uri) as mlflow, tempfile.TemporaryDirectory() as temporary:
         settings = packing.write_settings(
-            Path(temporary, "detector.json"), label_names=label_names, threshold=threshold, image_size=image_size
+            Path(temporary, "detector.json"),
+            label_names=label_names,
+            threshold=threshold,
+            image_size=image_size,
+            aspect=aspect,
         )
         verdict, decoder = packing.copy_code(Path(temporary))
         run = client.get_run(run_id)

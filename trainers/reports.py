@@ -9,7 +9,10 @@ from typing import Any
 
 
 class RayReports:
-    """Checkpoints of one of Ray Train's workers. The first worker writes them; all wait for one another."""
+    """Checkpoints of one of Ray Train's workers. The first worker writes them; all wait for one another.
+
+    All workers must call each method the same number of times.
+    """
 
     def __init__(self):
         import ray.train
@@ -27,14 +30,41 @@ class RayReports:
             with checkpoint.as_directory() as directory:
                 yield Path(directory)
 
-    def report(self, metrics: dict[str, Any], write: Callable[[Path], None]) -> None:
-        """Makes what `write` puts into an empty directory the newest checkpoint."""
-        if self.rank:
-            self._ray_train.report(metrics, checkpoint=None)
-            return
-        with tempfile.TemporaryDirectory(prefix="realshard-checkpoint-") as directory:
+    def report(self, metrics: dict[str, Any], write: Callable[[Path], None], wait: bool = False) -> None:
+        """Makes what `write` puts into an empty directory the newest checkpoint.
+
+        Args:
+          metrics: what is known about it.
+          write: called at once, by the first worker.
+          wait: until it is stored; else it is copied to the job's storage while training goes on.
+        """
+        modes = self._ray_train.CheckpointUploadMode
+        checkpoint = None
+        if not self.rank:
+            self.wait_for_storage()  # of the one before: no more than one is on its way
+            directory = tempfile.mkdtemp(prefix="realshard-checkpoint-")
             write(Path(directory))
-            self._ray_train.report(metrics, checkpoint=self._ray_train.Checkpoint.from_directory(directory))
+            checkpoint = self._ray_train.Checkpoint.from_directory(directory)
+        self._ray_train.report(
+            metrics,
+            checkpoint=checkpoint,
+            checkpoint_upload_mode=modes.SYNC if wait else modes.ASYNC,
+            delete_local_checkpoint_after_upload=True,
+        )
+
+    def wait_for_storage(self) -> None:
+        """Returns when all that was reported is stored."""
+        self._ray_train.get_all_reported_checkpoints(self._ray_train.CheckpointConsistencyMode.COMMITTED)
+
+    def agree(self, number: int) -> int:
+        """The first worker's number."""
+        from ray.train.collective import broadcast_from_rank_zero
+
+        return broadcast_from_rank_zero(number)
+
+    def is_machine_leaving(self) -> bool:
+        """Whether a worker's machine is about to be taken away."""
+        return self._ray_train.get_preemption_info() is not None
 
 
 class DirectoryReports:
@@ -51,7 +81,7 @@ class DirectoryReports:
         latest = self._directory / "latest"
         yield latest if latest.exists() else None
 
-    def report(self, metrics: dict[str, Any], write: Callable[[Path], None]) -> None:
+    def report(self, metrics: dict[str, Any], write: Callable[[Path], None], wait: bool = False) -> None:
         """As RayReports.report."""
         new, latest = self._directory / "new", self._directory / "latest"
         shutil.rmtree(new, ignore_errors=True)
@@ -59,3 +89,11 @@ class DirectoryReports:
         write(new)
         shutil.rmtree(latest, ignore_errors=True)
         new.rename(latest)
+
+    def agree(self, number: int) -> int:
+        """As RayReports.agree."""
+        return number
+
+    def is_machine_leaving(self) -> bool:
+        """As RayReports.is_machine_leaving."""
+        return False

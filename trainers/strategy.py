@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from trainers.config import ClusterConfig, check_global_batch
-from trainers.models.family import all_layers
+from trainers.checks import check_global_batch
+from trainers.config import ClusterConfig
 
 
 @dataclass(frozen=True)
@@ -32,33 +32,53 @@ class Resources:
         return {"CPU": self.cpus, "GPU": self.gpus} if self.gpus else {"CPU": self.cpus}
 
 
-def plan_resources(cluster: ClusterConfig, nodes: Sequence[Mapping[str, float]]) -> Resources:
-    """What each worker is to get on these machines.
+def plan_resources(
+    cluster: ClusterConfig, nodes: Sequence[Mapping[str, float]], global_batch_size: int, accumulate: int = 1
+) -> Resources:
+    """What each worker is to get on these machines. Of a range of workers the largest number that will do is taken.
 
     Args:
       cluster: what was asked for; zeros mean as much as there is.
       nodes: for each machine of the Ray cluster, its resources {"CPU": ..., "GPU": ...}.
+      global_batch_size, accumulate: what the replicas must be able to share equally, each in so many parts.
 
     Raises:
-      ValueError: the machines cannot hold the workers.
+      ValueError: the machines cannot hold the workers, or the replicas cannot share the global batch.
     """
+    for workers in reversed(cluster.worker_counts):
+        try:
+            resources = _resources_of(workers, cluster, nodes)
+            check_global_batch(global_batch_size, resources.replicas, accumulate)
+            return resources
+        except ValueError as error:
+            refusal = error
+    raise refusal  # why not even the smallest number will do
+
+
+def _resources_of(workers: int, cluster: ClusterConfig, nodes: Sequence[Mapping[str, float]]) -> Resources:
     gpus_a_node = [int(node.get("GPU", 0)) for node in nodes]
     gpus = 0
     if any(gpus_a_node):
-        gpus = cluster.devices_per_worker or _largest_share(gpus_a_node, cluster.workers) or 1
+        gpus = cluster.devices_per_worker or _largest_share(gpus_a_node, workers) or 1
+    elif workers > 1 and cluster.devices_per_worker > 1:
+        raise ValueError(
+            f"several workers without GPUs must have one device each. Received: {workers} workers with "
+            f"{cluster.devices_per_worker} devices. Take --workers {workers * cluster.devices_per_worker} and "
+            "--devices-per-worker 1."
+        )
     cpus_a_node = [int(node.get("CPU", 0)) for node in nodes]
-    cpus = cluster.cpus_per_worker or _largest_share(cpus_a_node, cluster.workers) or 1
+    cpus = cluster.cpus_per_worker or _largest_share(cpus_a_node, workers) or 1
     room = sum(
-        min(node_cpus // cpus, node_gpus // gpus if gpus else cluster.workers)
+        min(node_cpus // cpus, node_gpus // gpus if gpus else workers)
         for node_cpus, node_gpus in zip(cpus_a_node, gpus_a_node, strict=True)
     )
-    if room < cluster.workers:
+    if room < workers:
         there = f"{sum(cpus_a_node)} CPUs and {sum(gpus_a_node)} GPUs on {len(nodes)} machine(s)"
         raise ValueError(
-            f"{cluster.workers} worker(s) with {cpus} CPU(s) and {gpus} GPU(s) each must fit into the Ray cluster. "
+            f"{workers} worker(s) with {cpus} CPU(s) and {gpus} GPU(s) each must fit into the Ray cluster. "
             f"Received: {there}. Lower --workers, --devices-per-worker or --cpus-per-worker."
         )
-    return Resources(cluster.workers, cpus, gpus or cluster.devices_per_worker or 1, gpus)
+    return Resources(workers, cpus, gpus or cluster.devices_per_worker or 1, gpus)
 
 
 def _largest_share(amounts: Sequence[int], workers: int) -> int:
@@ -67,8 +87,13 @@ def _largest_share(amounts: Sequence[int], workers: int) -> int:
     return next((share for share in shares if sum(amount // share for amount in amounts) >= workers), 0)
 
 
-def prepare_process(resources: Resources) -> None:
-    """Sets this process up for its devices; only possible before TensorFlow has run anything."""
+def prepare_process(resources: Resources, deterministic: bool = False) -> None:
+    """Sets this process up for its devices; only possible before TensorFlow has run anything.
+
+    Args:
+      resources: its devices.
+      deterministic: take operations that give the same bits every time.
+    """
     # Ray asks for the old Keras and names the cluster even when there is one worker.
     os.environ.pop("TF_USE_LEGACY_KERAS", None)
     if resources.workers == 1:
@@ -78,6 +103,8 @@ def prepare_process(resources: Resources) -> None:
     import tensorflow as tf
 
     tf.get_logger().setLevel("WARNING")
+    if deterministic:
+        tf.config.experimental.enable_op_determinism()
     tf.config.threading.set_intra_op_parallelism_threads(resources.cpus)
     for gpu in tf.config.list_physical_devices("GPU"):
         tf.config.experimental.set_memory_growth(gpu, True)
@@ -92,7 +119,10 @@ def make_strategy(resources: Resources) -> Any:
     import tensorflow as tf
 
     if resources.workers > 1:
-        return tf.distribute.MultiWorkerMirroredStrategy()
+        implementation = tf.distribute.experimental.CommunicationImplementation
+        chosen = implementation.NCCL if resources.gpus else implementation.RING
+        options = tf.distribute.experimental.CommunicationOptions(implementation=chosen)
+        return tf.distribute.MultiWorkerMirroredStrategy(communication_options=options)
     if resources.gpus:
         return tf.distribute.MirroredStrategy([f"GPU:{index}" for index in range(resources.devices)])
     # Logical CPU devices share their memory: summing on one of them beats collectives, whose instance keys, moreover,
@@ -115,15 +145,3 @@ def describe(resources: Resources, global_batch_size: int) -> str:
         f"{resources.workers} worker(s) with {resources.devices} {kind} device(s) each: {resources.replicas} replica(s)"
         f" x {share} images = global batch of {global_batch_size}"
     )
-
-
-def synchronise_batch_norm(model: Any) -> None:
-    """Makes the model's BatchNormalization layers average over the global batch, not over a replica's share.
-
-    Layers that are not trained stay in inference mode, where this changes nothing.
-    """
-    import keras
-
-    for layer in all_layers(model):
-        if isinstance(layer, keras.layers.BatchNormalization):
-            layer.synchronized = True

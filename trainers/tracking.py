@@ -101,16 +101,6 @@ def _find_run(client: Any, job_name: str, experiment_ids: list[str]) -> Any | No
     return runs[0] if runs else None
 
 
-def find_finished(job_name: str) -> dict | None:
-    """The finished run of the job `job_name`: run_id, experiment_id, params, tags, metrics; None if there is none."""
-    client = client_of()
-    run = _find_run(client, job_name, [found.experiment_id for found in client.search_experiments()])
-    if run is None or run.info.status != "FINISHED":
-        return None
-    info = {"run_id": run.info.run_id, "experiment_id": run.info.experiment_id}
-    return info | {"params": run.data.params, "tags": run.data.tags, "metrics": run.data.metrics}
-
-
 def open_run(experiment_id: str, job_name: str, config: Mapping[str, Any], tags: Mapping[str, Any]) -> str:
     """The id of the one run of the job `job_name`: an unfinished one is gone on with, else a new one is made.
 

@@ -5,6 +5,7 @@ Every decision is a function of the checkpoint alone, so a resumed training take
 
 import json
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,19 +17,25 @@ import pyarrow.parquet as pq
 import tensorflow as tf
 
 from trainers import checkpoints, loop, strategy
-from trainers.config import from_dict
-from trainers.dataset import Records, load
+from trainers.agreement import Agreement
+from trainers.config import difference, from_dict, to_dict
+from trainers.dataset import Records
+from trainers.errors import CannotTrain
+from trainers.feed import Feed
 from trainers.history import best_epoch, losses, of_phase, plateau_rate, position
-from trainers.inputs import evaluation_batches, training_batches
+from trainers.mixture import load_all
 from trainers.models.families import FAMILIES
-from trainers.models.layers import GlobalBatch, dropout_maker
-from trainers.order import Order
+from trainers.models.family import trains_batch_norm
+from trainers.models.layers import GlobalBatch, dropout_maker, with_global_batch_norm
+from trainers.optimiser import averaged_weights, class_weights, computing_in, make_optimizer
+from trainers.policies import make_order
 from trainers.progress import Progress, duration
-from trainers.worker import Task, selected, with_shuffled_labels
+from trainers.rate import rates as learning_rates
+from trainers.rate import scaled
+from trainers.reader import naming_damage
+from trainers.worker import HISTORY, MODEL, PREDICTIONS, Task, selected, with_shuffled_labels
 
-HISTORY, PREDICTIONS, MODEL = "history.json", "predictions.parquet", "model.keras"
 PREDICTED_COLUMNS = ("id", "split", "label", "category", "group", "video", "generator")
-EVALUATION_BATCH = 32  # images of one replica; larger ones gain nothing on a CPU
 
 
 class Training:
@@ -42,9 +49,9 @@ class Training:
     def __init__(self, task: Task, reports: Any):
         self._reports, self._resources = reports, task.resources
         self._config = config = from_dict(task.config)
-        dataset = load(task.dataset_directory)
+        dataset = load_all(task.dataset_directories)
         if dataset.fingerprint != task.fingerprint:
-            raise ValueError(f"the dataset in {task.dataset_directory} is not the one that the job began with")
+            raise ValueError(f"the dataset in {', '.join(task.dataset_directories)} is not the one the job began with")
         self._records = selected(dataset, config)
         self._validation = self._records["validation"]
         self._train = self._records["train"]
@@ -53,8 +60,12 @@ class Training:
             self._validation = with_shuffled_labels(self._validation, config.job.seed)
         self._family = FAMILIES[config.model.family]
         self._phases = self._family.phases(config)
-        self._order = Order(len(self._train), config.optimiser.global_batch_size, config.job.seed)
+        self._order = make_order(self._train, config.data, config.optimiser.global_batch_size, config.job.seed)
+        self._feed = Feed(config, self._resources, self._train, self._validation, self._order)
+        self._pixels_directory = Path(task.pixels_directory)
         self._state = checkpoints.State(0, 0, [], task.config, task.fingerprint)
+        self._taken = checkpoints.Taken()
+        self._is_machine_leaving = False
         self._strategy = strategy.make_strategy(self._resources)
         self._logger = self._make_logger(task)
 
@@ -70,8 +81,13 @@ class Training:
             f"{len(self._train)} training images, {len(self._validation)} for validation, "
             f"{len(self._records['test'])} for the test; {self._order.steps_per_epoch} steps an epoch"
         )
+        usual = to_dict(self._family.variants[self._config.model.variant])
+        self._log(
+            f"other than the variant's defaults: {', '.join(difference(usual, to_dict(self._config))) or 'nothing'}"
+        )
         self._log(self._trainable)
-        dataset = self._strategy.distribute_datasets_from_function(self._training_dataset)
+        self._feed.open_pixels(self._state.fingerprint, self._pixels_directory)
+        dataset = self._strategy.distribute_datasets_from_function(self._feed.training(self._state.step))
         iterator = iter(dataset)
         try:
             while (phase := self._next_phase()) is not None:
@@ -97,22 +113,39 @@ class Training:
             step = tf.Variable(self._state.step, dtype=tf.int64, trainable=False, name="step")
             self._global_batch = GlobalBatch(config.job.seed, config.optimiser.global_batch_size, step)
             dropout = dropout_maker(self._global_batch)
-            self._model = self._family.build(config.model, dropout, with_weights=directory is None)
-        if self._resources.replicas > 1:
-            strategy.synchronise_batch_norm(self._model)
+            with computing_in(config.optimiser.precision):
+                self._model = self._family.build(config.model, dropout, with_weights=directory is None)
+            if self._resources.replicas > 1:
+                self._model = with_global_batch_norm(self._model)
         self._evaluation = loop.Evaluation(self._strategy, self._model)
         self._best = self._model.get_weights()
         self._enter_phase()
         if directory:
             self._best = checkpoints.restore(directory, self._model, self._optimizer)
+            self._taken = checkpoints.load_taken(directory)
             self._log(f"resumed after epoch {len(self._state.history)}, step {self._state.step}")
 
     def _enter_phase(self) -> None:
         phase = self._phases[self._state.phase]
         self._trainable = phase.set_trainable(self._model, self._config.model)
+        options = self._config.optimiser
+        if options.xla and self._resources.replicas > 1 and trains_batch_norm(self._model):
+            raise CannotTrain(
+                "--xla cannot compile batch statistics over several replicas. Received: "
+                f"{self._resources.replicas} replicas. Train on one device, or leave --xla out."
+            )
         with self._strategy.scope():
-            self._optimizer = keras.optimizers.Adam(phase.learning_rate)
-        self._step = loop.TrainStep(self._strategy, self._model, self._optimizer, self._global_batch)
+            self._optimizer = make_optimizer(phase.learning_rate, options)
+        weights = class_weights(self._train.labels, options.class_weights)
+        self._step = loop.TrainStep(
+            self._strategy,
+            self._model,
+            self._optimizer,
+            self._global_batch,
+            loop.StepOptions(options.clip_norm, options.accumulate, weights, options.xla),
+            ids_of=lambda step: self._train.ids(self._order.batch(step)[0]),
+        )
+        self._agreement = Agreement(self._strategy, [*self._model.variables, *self._optimizer.variables])
 
     def _next_phase(self) -> int | None:
         epochs = [phase.epochs for phase in self._phases]
@@ -123,24 +156,22 @@ class Training:
     def _epoch(self, iterator: Any) -> None:
         options, state = self._config.optimiser, self._state
         epoch, num_epochs = len(state.history), sum(phase.epochs for phase in self._phases)
-        rate = self._phases[state.phase].learning_rate
-        if options.reduce_lr_on_plateau:
-            done = losses(of_phase(state.history, state.phase))
-            rate = plateau_rate(done, rate, options.plateau_factor, options.plateau_patience, options.min_learning_rate)
-        self._optimizer.learning_rate = rate
-        num_steps = self._order.steps_per_epoch
+        rates = self._rates()
         title = f"epoch {epoch + 1}/{num_epochs}"
-        progress = Progress(title, num_steps, self._order.global_batch_size, self._log)
         started = time.monotonic()
-        entry = {"epoch": epoch, "phase": state.phase, "learning_rate": rate}
-        entry |= loop.train_epoch(self._step, iterator, num_steps, progress, options.steps_per_call)
-        p_fake = self._evaluate(self._validation)
+        entry = {"epoch": epoch, "phase": state.phase, "learning_rate": float(rates[-1])}
+        entry |= self._train_epoch(iterator, title, rates)
+        if self._resources.replicas > 1:
+            self._agreement.check(f"After epoch {epoch + 1}")
+        with averaged_weights(self._strategy, self._model, self._optimizer, options):
+            p_fake = self._evaluate(self._validation, "validation")
+            weights = self._model.get_weights()
         entry |= loop.evaluation_metrics(self._validation.labels, p_fake, "validation")
         entry["seconds"] = time.monotonic() - started
-        self._state = replace(state, step=state.step + num_steps, history=[*state.history, entry])
+        self._state = replace(self._state, history=[*state.history, entry])
         is_best = best_epoch(losses(self._state.history)) == epoch
         if is_best:
-            self._best = self._model.get_weights()
+            self._best = weights
         left = (num_epochs - epoch - 1) * entry["seconds"]
         self._log(
             f"{title} loss {entry['train/loss']:.4f} accuracy {entry['train/accuracy']:.4f}"
@@ -149,25 +180,98 @@ class Training:
             f" at most {duration(left)} left"
         )
         self._logger.epoch(epoch, {key: entry[key] for key in entry if key not in ("epoch", "phase")})
-        best = None if is_best else self._best
-        self._reports.report(
-            entry, lambda directory: checkpoints.save(directory, self._state, self._model, self._optimizer, best)
+        self._checkpoint(entry, None if is_best and not options.ema_decay else self._best)
+
+    def _train_epoch(self, iterator: Any, title: str, rates: np.ndarray) -> dict[str, float]:
+        """Takes the steps that the epoch still lacks, each with its of the `rates`. Returns means over all its steps,
+        while the weights change."""
+        num_steps, size = self._order.steps_per_epoch, self._order.global_batch_size
+        taken, every = self._taken, self._config.cluster.checkpoint_steps
+        progress = Progress(title, num_steps, size, self._log, done=len(taken))
+        calls = []
+        some_steps = loop.train_steps(
+            self._step,
+            iterator,
+            rates,
+            first=len(taken),
+            steps_per_call=self._config.optimiser.steps_per_call,
+            stop_every=every,
+            agree=self._reports.agree,
+        )
+        while call := self._next_call(some_steps):
+            calls.append(call)
+            progress.update(len(call.losses), float(call.losses.mean()))
+            taken.add(call.losses, call.accuracies, call.norms)
+            self._state = replace(self._state, step=self._state.step + len(call.losses))
+            was_leaving, self._is_machine_leaving = self._is_machine_leaving, self._reports.is_machine_leaving()
+            is_leaving = self._is_machine_leaving and not was_leaving
+            if is_leaving or (every and len(taken) % every == 0 and len(taken) < num_steps):
+                self._checkpoint({"step": self._state.step}, self._best, taken, wait=is_leaving)
+        self._taken = checkpoints.Taken()
+        entry = {
+            "train/loss": float(np.mean(taken.losses)),
+            "train/accuracy": float(np.mean(taken.accuracies)),
+            "train/images_per_second": progress.images_per_second,
+        }
+        if self._config.optimiser.clip_norm:
+            norms = np.array(taken.norms)[np.isfinite(taken.norms)]  # in float16 steps that overflow are skipped
+            entry |= {"train/gradient_norm": float(norms.mean())} if len(norms) else {}
+        entry |= loop.step_metrics(calls)
+        if sentence := self._feed.bottleneck(entry.get("train/data_wait_share", 0.0)):
+            self._log(sentence)
+        return entry
+
+    def _next_call(self, some_steps: Iterator[loop.StepResults]) -> loop.StepResults | None:
+        with naming_damage(self._train, lambda: self._feed.rows_being_read(int(self._global_batch.step.numpy()))):
+            return next(some_steps, None)
+
+    def _checkpoint(
+        self,
+        metrics: dict[str, Any],
+        best: list[np.ndarray] | None,
+        taken: checkpoints.Taken | None = None,
+        wait: bool = False,
+    ) -> None:
+        def write(directory: Path) -> None:
+            checkpoints.save(directory, self._state, self._model, self._optimizer, best, taken)
+
+        self._reports.report(metrics, write, wait)
+
+    def _rates(self) -> np.ndarray:
+        """float64 [steps per epoch]: the learning rates of the coming epoch's steps."""
+        options, state, num_steps = self._config.optimiser, self._state, self._order.steps_per_epoch
+        phase, done = self._phases[state.phase], losses(of_phase(state.history, state.phase))
+        usual = self._family.variants[self._config.model.variant].optimiser.global_batch_size
+        peak = scaled(phase.learning_rate, options.global_batch_size, usual, options.scale_rate)
+        if options.reduce_lr_on_plateau:
+            peak = plateau_rate(done, peak, options.plateau_factor, options.plateau_patience, options.min_learning_rate)
+        return learning_rates(
+            np.arange(len(done) * num_steps, (len(done) + 1) * num_steps),
+            peak,
+            warm_up_steps=options.warm_up_steps,
+            schedule=options.schedule,
+            num_steps=phase.epochs * num_steps,
+            least=options.min_learning_rate,
         )
 
     def _finish(self) -> None:
         best = best_epoch(losses(self._state.history))
         self._log(f"trained; the weights of epoch {best + 1} are kept")
+        with self._strategy.scope():
+            stock_model = self._stock_model()
         self._model.set_weights(self._best)
-        scores = {split: self._evaluate(self._records[split]) for split in ("validation", "test")}
-        tables = [predictions(self._records[split], scores[split]) for split in scores]
+        if self._config.optimiser.precision != "float32":  # scores are those of the saved model, which is in float32
+            self._evaluation = loop.Evaluation(self._strategy, stock_model)
+        scores = {split: self._evaluate(self._records[split], split) for split in ("validation", "test")}
+        tables = [predictions(self._records[split], scores[split], split) for split in scores]
 
         def write(directory: Path) -> None:
             checkpoints.save(directory, replace(self._state, is_finished=True))
             pq.write_table(pa.concat_tables(tables), directory / PREDICTIONS)
             (directory / HISTORY).write_text(json.dumps(self._state.history, indent=1))
-            self._stock_model().save(directory / MODEL)
+            stock_model.save(directory / MODEL)
 
-        self._reports.report(self._state.history[best], write)
+        self._reports.report(self._state.history[best], write, wait=True)
 
     # -- parts --
 
@@ -177,36 +281,10 @@ class Training:
         model.set_weights(self._best)
         return model
 
-    def _training_dataset(self, context: tf.distribute.InputContext) -> tf.data.Dataset:
-        config = self._config
-        return training_batches(
-            self._train,
-            self._order,
-            image_size=config.model.image_size,
-            seed=config.job.seed,
-            augment=config.augmentation if config.augmentation.augment else None,
-            first_step=self._state.step,
-            worker=context.input_pipeline_id,
-            num_workers=context.num_input_pipelines,
-            replicas=self._resources.devices,
-            num_threads=self._resources.cpus,
-        )
-
-    def _evaluate(self, records: Records) -> np.ndarray:
+    def _evaluate(self, records: Records, split: str) -> np.ndarray:
         """float64 [n]: P(fake) of each record."""
-
-        def make(context: tf.distribute.InputContext) -> tf.data.Dataset:
-            return evaluation_batches(
-                records,
-                image_size=self._config.model.image_size,
-                batch_size=EVALUATION_BATCH,
-                worker=context.input_pipeline_id,
-                num_workers=context.num_input_pipelines,
-                replicas=self._resources.devices,
-                num_threads=self._resources.cpus,
-            )
-
-        return self._evaluation(make, len(records))
+        with naming_damage(records, lambda: np.arange(len(records))):
+            return self._evaluation(self._feed.evaluation(records, split), len(records))
 
     def _make_logger(self, task: Task) -> Any:
         from trainers.tracking import NoLogger, RunLogger
@@ -218,6 +296,11 @@ class Training:
             print(line, flush=True)
 
 
-def predictions(records: Records, p_fake: np.ndarray) -> pa.Table:
-    """The manifest's columns of `records` that reports need, and `p_fake` float64."""
-    return records.table.select(list(PREDICTED_COLUMNS)).append_column("p_fake", pa.array(p_fake, pa.float64()))
+def predictions(records: Records, p_fake: np.ndarray, split: str) -> pa.Table:
+    """The manifest's columns of `records` that reports need, and `p_fake` float64.
+
+    `split` is what the records were used as: of `--test-split train[90%:]` the manifest says "train".
+    """
+    table = records.table.select(list(PREDICTED_COLUMNS))
+    table = table.set_column(PREDICTED_COLUMNS.index("split"), "split", pa.repeat(split, len(records)))
+    return table.append_column("p_fake", pa.array(p_fake, pa.float64()))

@@ -22,7 +22,8 @@ class Detector(mlflow.pyfunc.PythonModel):
     """Says of each image whether it is real or fake.
 
     Artifacts: `keras`, a .keras file that maps uint8 RGB (n, size, size, 3) to P(fake) (n, 1); `detector`, a JSON file
-    with `labels` (names of label 0 and 1), `threshold` (fake from this P(fake) on) and `image_size` (pixels).
+    with `labels` (names of label 0 and 1), `threshold` (fake from this P(fake) on), `image_size` (pixels) and `aspect`
+    (how an image becomes a square).
     """
 
     def load_context(self, context: Any) -> None:
@@ -34,6 +35,7 @@ class Detector(mlflow.pyfunc.PythonModel):
         self.labels: list[str] = settings["labels"]
         self.threshold: float = settings["threshold"]
         self.image_size: int = settings["image_size"]
+        self.aspect: str = settings["aspect"]
         model = keras.saving.load_model(context.artifacts["keras"], compile=False)
         # One graph for every number of images; Keras's own predict functions trace one for each.
         pixels = tf.TensorSpec((None, self.image_size, self.image_size, 3), tf.uint8)
@@ -63,7 +65,7 @@ class Detector(mlflow.pyfunc.PythonModel):
         errors: list[str | None] = []
         for data in images:
             try:
-                pixels.append(load_pixels(data, self.image_size))
+                pixels.append(load_pixels(data, self.image_size, self.aspect))
                 errors.append(None)
             except BadImage as bad:
                 errors.append(str(bad))

@@ -3,13 +3,20 @@
 Exceptions are let out: Ray Train reports them to the driver (trainers/job.py).
 """
 
+import itertools
 import logging
 from dataclasses import dataclass, replace
 from typing import Any
 
-from trainers.config import Config, selection
+import pyarrow.compute as pc
+
+from tfds_builders.records.errors import Refused
+from trainers.checks import selection
+from trainers.config import Config
 from trainers.dataset import Dataset, Records
 from trainers.strategy import Resources
+
+HISTORY, PREDICTIONS, MODEL = "history.json", "predictions.parquet", "model.keras"  # in the last checkpoint
 
 
 @dataclass(frozen=True)
@@ -17,18 +24,43 @@ class Task:
     """What the driver tells the workers."""
 
     config: dict[str, Any]  # trainers.config.to_dict
-    dataset_directory: str
-    fingerprint: str  # of that dataset
+    dataset_directories: tuple[str, ...]  # of one dataset, or of those that are mixed
+    fingerprint: str  # of that dataset, or of the mixture
     resources: Resources
     run_id: str = ""  # of MLflow; empty: nothing is logged
     tracking_uri: str = ""
+    pixels_directory: str = ""  # where --pixel-cache disk keeps decoded images
 
 
 def selected(dataset: Dataset, config: Config) -> dict[str, Records]:
-    """The records of each split that take part: the test split whole, the others by --only and --exclude."""
-    only, exclude = selection(config.data.only), selection(config.data.exclude)
-    records = {split: dataset.select(split, only, exclude) for split in ("train", "validation")}
-    return records | {"test": dataset.select("test")}
+    """The records that take part, for train, validation and test: the test split whole, the others by --only and
+    --exclude.
+
+    Raises:
+      Refused: no such split or value, nothing left, or an image would be in two of the three.
+    """
+    data = config.data
+    only, exclude, scheme = selection(data.only), selection(data.exclude), data.split_scheme or None
+    records = {
+        "train": dataset.select(data.train_split, only, exclude, scheme),
+        "validation": dataset.select(data.validation_split, only, exclude, scheme),
+        "test": dataset.select(data.test_split, scheme=scheme),
+    }
+    for one, other in itertools.combinations(records, 2):
+        both = pc.is_in(records[one].table["id"], value_set=records[other].table["id"].combine_chunks())
+        if count := pc.sum(both).as_py():
+            raise Refused(
+                f"--{one}-split and --{other}-split must have no image in common. Received: {count} that are in both. "
+                "Divide the splits, for example train[:90%] and train[90%:]."
+            )
+    return records
+
+
+def shared_groups(records: dict[str, Records]) -> dict[str, int]:
+    """How many groups of training images have images in the validation and in the test split too: a leak, such as
+    parts of a split can make. Images without a group do not count."""
+    groups = {split: set(pc.unique(part.table["group"]).to_pylist()) - {""} for split, part in records.items()}
+    return {split: len(groups["train"] & groups[split]) for split in ("validation", "test")}
 
 
 def with_shuffled_labels(records: Records, seed: int) -> Records:
@@ -47,7 +79,7 @@ def train(settings: dict[str, Task]) -> None:
     task = settings["task"]
     from trainers.strategy import prepare_process
 
-    prepare_process(task.resources)  # before TensorFlow runs anything
+    prepare_process(task.resources, task.config["cluster"]["deterministic"])  # before TensorFlow runs anything
     # Ray Train says at each report, under a logger named by a file's path, what the epoch's line has said.
     logging.getLogger().setLevel(logging.WARNING)
     from trainers.reports import RayReports

@@ -68,4 +68,7 @@ def read_payload(fd: int, offset: int, length: int) -> bytes:
     Raises:
       CorruptRecord: as `payload_of`.
     """
-    return payload_of(os.pread(fd, length, offset), offset)
+    data = os.pread(fd, length, offset)
+    if len(data) < length:
+        raise CorruptRecord(f"the record at offset {offset} is truncated: {len(data)} of {length} bytes")
+    return payload_of(data, offset)

@@ -10,6 +10,8 @@ import numpy as np
 
 from tfds_builders.records.decode import decode_rgb
 
+RESIZE = "resize"  # the aspect that squeezes an image instead of cutting a square out of it
+
 
 def decode_uint8(plain: Any) -> Any:
     """TensorFlow's half of the decoder: one image that `plain_bytes` made or let through, bit-equal to `decode_rgb`.
@@ -56,8 +58,29 @@ def resize_uint8(image: Any, image_size: int) -> Any:
     return tf.ensure_shape(result, (image_size, image_size, 3))
 
 
-def load_pixels(data: bytes, image_size: int) -> np.ndarray:
+def crop_square(image: Any, place: Any = 0.5) -> Any:
+    """The largest square of one RGB image; `place`, 0 to 1, says where along the longer side it lies.
+
+    Args:
+      image: uint8 tensor or array (height, width, 3).
+      place: 0 the left or upper end, 0.5 the middle, 1 the other end. May be a scalar float32 tensor.
+
+    Returns:
+      uint8 tensor (side, side, 3), side = min(height, width).
+    """
+    import tensorflow as tf
+
+    height, width = tf.unstack(tf.shape(image)[:2])
+    side = tf.minimum(height, width)
+    top, left = (tf.cast(tf.round(tf.cast(length - side, tf.float32) * place), tf.int32) for length in (height, width))
+    return tf.convert_to_tensor(image)[top : top + side, left : left + side]
+
+
+def load_pixels(data: bytes, image_size: int, aspect: str = RESIZE) -> np.ndarray:
     """The pixels a model of input size `image_size` sees for one image file of any accepted format.
+
+    Args:
+      aspect: how the image becomes a square: "resize" squeezes it; with anything else its middle is cut out.
 
     Returns:
       uint8 array (image_size, image_size, 3), RGB.
@@ -65,4 +88,5 @@ def load_pixels(data: bytes, image_size: int) -> np.ndarray:
     Raises:
       BadImage: the bytes are no image, or one that cannot be read; the message says why.
     """
-    return resize_uint8(decode_rgb(data), image_size).numpy()
+    image = decode_rgb(data)
+    return resize_uint8(image if aspect == RESIZE else crop_square(image), image_size).numpy()

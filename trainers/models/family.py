@@ -53,3 +53,10 @@ def train_all_layers(model: Any) -> None:
     model.trainable = True
     for layer in all_layers(model):
         layer.trainable = True
+
+
+def trains_batch_norm(model: Any) -> bool:
+    """Whether a BatchNormalization layer of the model normalises with the statistics of the batch."""
+    import keras
+
+    return any(isinstance(layer, keras.layers.BatchNormalization) and layer.trainable for layer in all_layers(model))

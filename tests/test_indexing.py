@@ -1,0 +1,120 @@
+"""TFDS directories that other builders wrote are indexed by one scan."""
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from small_dataset import picture
+
+from tests.test_loop import outcome, training
+from tests.test_loop import tiny as tiny
+from tests.test_options import told
+from tfds_builders.records.errors import Refused
+from trainers.dataset import load
+from trainers.inputs import BatchIterator, evaluation_batches
+
+
+class Stock(tfds.core.GeneratorBasedBuilder):
+    """A stock TFDS builder: image and label, and whatever else `FEATURES` says."""
+
+    VERSION = tfds.core.Version("2.0.0")
+    NAMES = ("fake", "real")  # the other way round than ours
+    FEATURES: dict = {}
+
+    def _info(self):
+        label = tfds.features.ClassLabel(names=self.NAMES)
+        image = tfds.features.Image(shape=(None, None, 3))
+        features = tfds.features.FeaturesDict({"image": image, "label": label, **self.FEATURES})
+        return tfds.core.DatasetInfo(builder=self, features=features)
+
+    def _split_generators(self, dl_manager):
+        return {"train": self._generate_examples(40, 0), "test": self._generate_examples(12, 1000)}
+
+    def _generate_examples(self, count, first):
+        for index in range(first, first + count):
+            given = {"id": f"picture-{index}", "group": f"group-{index // 4}"}
+            example = {"image": picture(index % 2, (32, 32), index), "label": self.NAMES[1 - index % 2]}
+            yield index, example | {name: given[name] for name in self.FEATURES}
+
+
+class WithIds(Stock):
+    FEATURES = {"id": tfds.features.Text(), "group": tfds.features.Text()}
+
+
+class OtherNames(Stock):
+    NAMES = ("ai", "nature")
+
+
+def build(builder_class, tmp_path):
+    builder = builder_class(data_dir=tmp_path)
+    builder.download_and_prepare()
+    return builder
+
+
+def test_a_scan_finds_what_tfds_reads(tmp_path, caplog):
+    builder = build(Stock, tmp_path)
+    with caplog.at_level(logging.WARNING):
+        dataset = load(builder.data_dir)
+    assert "its shards are scanned once" in caplog.text
+    assert (dataset.title, len(dataset.fingerprint)) == ("stock:2.0.0", 64)
+    assert dataset.fingerprint == load(builder.data_dir).fingerprint
+    for split in ("train", "test"):
+        records = dataset.select(split)
+        theirs = list(builder.as_dataset(split=split).as_numpy_iterator())
+        with BatchIterator(evaluation_batches(records, image_size=32, batch_size=len(records))) as batches:
+            images = next(batches)["image"].numpy()
+        assert np.array_equal(images, [example["image"] for example in theirs])
+        assert records.labels.tolist() == [1 - example["label"] for example in theirs]
+        assert len(set(records.ids())) == len(records)
+
+
+def test_ids_and_groups_are_used_where_they_are_features(tmp_path):
+    records = load(build(WithIds, tmp_path).data_dir).select("test")
+    numbers = [int(id.removeprefix("picture-")) for id in records.ids()]
+    assert sorted(numbers) == list(range(1000, 1012))
+    assert records.table["group"].to_pylist() == [f"group-{number // 4}" for number in numbers]
+    assert records.labels.tolist() == [number % 2 for number in numbers]
+
+
+def test_it_is_trained_on_like_any_other(tiny, tmp_path):
+    directory = build(Stock, tmp_path).data_dir
+    options = told({"train_split": "train[:75%]", "validation_split": "train[75%:]"}, epochs=1)
+    training(directory, options, tmp_path / "job").run()
+    _, (entry,), table = outcome(tmp_path / "job")
+    assert np.isfinite(entry["train/loss"])
+    assert table.num_rows == 10 + 12
+
+
+def test_classes_of_other_names_are_refused(tmp_path):
+    with pytest.raises(Refused, match=r"must be called real and fake, .* Received: ai, nature"):
+        load(build(OtherNames, tmp_path).data_dir)
+
+
+def test_a_damaged_record_is_named(tmp_path):
+    directory = build(Stock, tmp_path).data_dir
+    shard = next(Path(directory).glob("stock-test*"))
+    data = bytearray(shard.read_bytes())
+    data[100] ^= 1
+    shard.write_bytes(data)
+    with pytest.raises(Refused, match=rf"{shard.name} cannot be read: the record at offset 0 has damaged content"):
+        load(directory)
+
+
+class Texts(tfds.core.GeneratorBasedBuilder):
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self):
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict({"text": tfds.features.Text()}))
+
+    def _split_generators(self, dl_manager):
+        return {"train": self._generate_examples()}
+
+    def _generate_examples(self):
+        yield 0, {"text": "a"}
+
+
+def test_records_that_are_no_images_are_refused(tmp_path):
+    with pytest.raises(Refused, match=r"must have a feature image and a feature label of 2 classes\. Received: text"):
+        load(build(Texts, tmp_path).data_dir)

@@ -1,0 +1,223 @@
+"""Jobs in real Ray Train workers: one or two, one or two devices, undisturbed or killed; all give the same result."""
+
+import dataclasses
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from tests import tiny_family
+from tests.small_dataset import write_dataset
+from trainers import job, tracking
+from trainers.checkpoints import load_state
+from trainers.config import ClusterConfig, Config, DataConfig, JobConfig, ModelConfig, OptimiserConfig
+from trainers.dataset import load
+from trainers.home import ray_dir
+from trainers.inputs import training_batches
+from trainers.models.families import FAMILIES
+from trainers.order import Order
+
+pytestmark = [pytest.mark.long, pytest.mark.timeout(1200)]
+
+SPLITS = {"train": 60, "validation": 13, "test": 17}
+EPOCHS, BATCH, SEED = 3, 12, 5  # 5 steps an epoch
+TIMES = ("seconds", "train/images_per_second")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("data")
+    write_dataset(root, SPLITS)
+    return root
+
+
+@pytest.fixture(scope="module")
+def jobs(ray_session, data, tmp_path_factory):
+    """A function that runs a job of the tiny family; all of them in one REALSHARD_HOME."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("REALSHARD_HOME", str(tmp_path_factory.mktemp("home")))
+        patch.setitem(FAMILIES, "tiny", tiny_family.FAMILY)
+        patch.setattr("trainers.recovery.train", tiny_family.train)
+
+        def run(name: str, deaths: str = "", **cluster) -> job.JobResult:
+            options = {"cpus_per_worker": 1} | cluster
+            (data / "toy" / "deaths").write_text(f"{deaths}\n")
+            config = Config(
+                data=DataConfig(dataset="toy", data_dir=str(data)),
+                model=ModelConfig(family="tiny", variant="tiny", weights="none", image_size=32),
+                optimiser=OptimiserConfig(epochs=EPOCHS, global_batch_size=BATCH, learning_rate=1e-2, steps_per_call=1),
+                cluster=ClusterConfig(**options),
+                job=JobConfig(name=name, seed=SEED, register=False),
+            )
+            result = job.run(config)
+            assert not (data / "toy" / "deaths").read_text().strip()  # all of them have happened
+            return result
+
+        yield run
+
+
+def outcome(result: job.JobResult):
+    """(weights, history without times, predictions) of a finished job."""
+    folder = Path(result.directory)
+    history = json.loads((folder / "history.json").read_text())
+    history = [{key: entry[key] for key in entry if key not in TIMES} for entry in history]
+    return (
+        keras.models.load_model(folder / "model.keras").get_weights(),
+        history,
+        pq.read_table(folder / "predictions.parquet"),
+    )
+
+
+def assert_bit_equal(one: job.JobResult, two: job.JobResult) -> None:
+    (weights_1, history_1, table_1), (weights_2, history_2, table_2) = outcome(one), outcome(two)
+    assert history_1 == history_2
+    assert all(np.array_equal(a, b) for a, b in zip(weights_1, weights_2, strict=True))
+    assert table_1.equals(table_2)
+
+
+def assert_close(one: job.JobResult, two: job.JobResult) -> None:
+    (weights_1, history_1, table_1), (weights_2, history_2, table_2) = outcome(one), outcome(two)
+    for entry_1, entry_2 in zip(history_1, history_2, strict=True):
+        assert entry_1 == pytest.approx(entry_2, rel=1e-4)
+    for a, b in zip(weights_1, weights_2, strict=True):
+        assert np.linalg.norm(a - b) <= 1e-4 * np.linalg.norm(a) + 1e-7
+    assert table_1["id"].equals(table_2["id"])
+    np.testing.assert_allclose(table_1["p_fake"], table_2["p_fake"], rtol=1e-4)
+
+
+def assert_logged_once(result: job.JobResult) -> None:
+    """One run of that name, and one value for each metric and epoch."""
+    client = tracking.client_of()
+    runs = client.search_runs([client.get_experiment_by_name("realshard").experiment_id])
+    (run,) = [run for run in runs if run.info.run_name == result.name]
+    assert (run.info.run_id, run.info.status) == (result.run_id, "FINISHED")
+    of_training = [key for key in run.data.metrics if key.startswith(("train/", "validation/"))]
+    assert {"train/loss", "train/accuracy", "validation/loss", "validation/accuracy"} <= set(of_training)
+    for key in of_training:
+        assert [metric.step for metric in client.get_metric_history(run.info.run_id, key)] == list(range(EPOCHS)), key
+    history = json.loads((Path(result.directory) / "history.json").read_text())
+    logged = client.get_metric_history(run.info.run_id, "train/loss")
+    assert [metric.value for metric in logged] == [entry["train/loss"] for entry in history]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(jobs) -> job.JobResult:
+    return jobs("undisturbed")
+
+
+@pytest.fixture(scope="module")
+def undisturbed_pair(jobs) -> job.JobResult:
+    """Two workers. How many CPUs they have sets the order of sums, and so the last bits."""
+    return jobs("pair", workers="1:4", cpus_per_worker=2)  # there is room for two with two CPUs each
+
+
+def test_two_devices_give_what_one_gives(jobs, undisturbed):
+    assert_close(undisturbed, jobs("devices", devices_per_worker=2))
+
+
+def test_two_workers_give_what_one_gives(undisturbed, undisturbed_pair):
+    assert_close(undisturbed, undisturbed_pair)
+    assert_logged_once(undisturbed_pair)
+    predictions = pq.read_table(Path(undisturbed_pair.directory) / "predictions.parquet")
+    assert predictions.num_rows == len(set(predictions["id"].to_pylist())) == SPLITS["validation"] + SPLITS["test"]
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_worker_killed_at_random_steps_changes_nothing(jobs, undisturbed, deterministic):
+    dice = random.Random(deterministic)
+    deaths = "\n".join(f"0 {dice.randint(3, 6)}" for _ in range(3))
+    result = jobs(f"killed-{deterministic}", deaths, checkpoint_steps=2, deterministic=deterministic)
+    assert_bit_equal(undisturbed, result)
+    assert_logged_once(result)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_one_of_two_workers_killed_changes_nothing(jobs, undisturbed_pair, rank):
+    result = jobs(f"pair-{rank}", f"{rank} 7", workers="2", cpus_per_worker=2, checkpoint_steps=3)
+    assert_bit_equal(undisturbed_pair, result)
+    assert_logged_once(result)
+
+
+def test_job_begun_by_one_worker_goes_on_with_two(jobs, undisturbed, data):
+    from ray.train import TrainingFailedError
+
+    with pytest.raises(TrainingFailedError):
+        jobs("moved", f"0 {2 * 5 + 3}", max_failures=0, checkpoint_steps=2)  # in the third epoch
+    states = [load_state(path.parent) for path in (ray_dir() / "moved").glob("checkpoint_*/state.json")]
+    step = max(state.step for state in states)
+    assert step in (2 * 5, 2 * 5 + 2)  # the newest checkpoint may not have been whole
+    records = load(data / "toy" / "1.0.0").select("train")
+    order = Order(len(records), BATCH, SEED)
+    parts = [
+        training_batches(
+            records, order, image_size=32, seed=SEED, first_step=step, num_steps=3, worker=worker, num_workers=2
+        )
+        for worker in (0, 1)
+    ]
+    rows = [np.concatenate([a["row"], b["row"]]) for a, b in zip(*parts, strict=True)]
+    ids = np.array(records.ids())
+    for offset, row in enumerate(rows):
+        assert ids[row].tolist() == ids[order.batch(step + offset)[0]].tolist()
+    result = jobs("moved", workers="2")
+    assert_close(undisturbed, result)
+    assert_logged_once(result)
+
+
+def test_worker_that_dies_too_often_ends_the_job(jobs):
+    from ray.train import TrainingFailedError
+
+    with pytest.raises(TrainingFailedError):
+        jobs("doomed", "0 1\n0 1", max_failures=1)
+    assert tracking.find_finished("doomed") is None
+    assert dataclasses.is_dataclass(jobs("doomed"))  # and the same command goes on
+
+
+# A cluster of two machines of which one is lost for good, in a process of its own: this one has a Ray already.
+LOSES_A_MACHINE = """
+import json, os, sys, threading, time
+from pathlib import Path
+import ray
+from ray.cluster_utils import Cluster
+from tests import tiny_family
+from trainers import job, recovery
+from trainers.config import from_dict
+from trainers.home import ray_dir
+from trainers.models.families import FAMILIES
+
+FAMILIES["tiny"], recovery.train = tiny_family.FAMILY, tiny_family.train
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
+second = cluster.add_node(num_cpus=2)
+ray.init(address=cluster.address)
+
+def lose():
+    while not any((ray_dir() / "shrunk").glob("checkpoint_*/state.json")):
+        time.sleep(0.1)
+    cluster.remove_node(second, allow_graceful=False)
+
+threading.Thread(target=lose, daemon=True).start()
+print(job.run(from_dict(json.loads(sys.argv[1]))).directory)
+ray.shutdown()
+cluster.shutdown()
+"""
+
+
+def test_job_that_loses_a_machine_goes_on_with_fewer_workers(undisturbed, jobs, repository):
+    config = json.loads((Path(undisturbed.directory) / "config.json").read_text())["config"]
+    config["job"]["name"] = "shrunk"
+    config["optimiser"]["steps_per_call"] = 1
+    config["cluster"] |= {"workers": "1:2", "cpus_per_worker": 2, "checkpoint_steps": 1}
+    environment = os.environ | {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "10", "PYTHONPATH": str(repository)}
+    command = [sys.executable, "-c", LOSES_A_MACHINE, json.dumps(config)]
+    done = subprocess.run(command, env=environment, cwd=repository, capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert "2 replica(s)" in done.stdout
+    assert "1 replica(s)" in done.stdout
+    shrunk = dataclasses.replace(undisturbed, name="shrunk", directory=done.stdout.split()[-1])
+    assert_close(undisturbed, shrunk)

@@ -1,0 +1,208 @@
+"""N replicas train as one does: step by step, against one device and against plain Keras; all replicas stay alike."""
+
+import re
+from collections.abc import Callable
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.small_dataset import write_dataset
+from trainers.agreement import Agreement, digest
+from trainers.config import AugmentConfig
+from trainers.dataset import load
+from trainers.errors import CannotTrain, ReplicasDiffer
+from trainers.inputs import training_batches
+from trainers.loop import TrainStep
+from trainers.models.layers import GlobalBatch, dropout_maker, stock_dropout, with_global_batch_norm
+from trainers.models.resnet import build_resnet50, train_top
+from trainers.order import Order
+from trainers.strategy import Resources, make_strategy
+
+BATCH = 12
+SEED = 5
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory):
+    return load(write_dataset(tmp_path_factory.mktemp("data"), 60, size=(64, 64))).select("train")
+
+
+def small_resnet(dropout=stock_dropout, rate: float = 0.3) -> keras.Model:
+    """Three residual blocks with batch normalisation, in a model inside the model as ResNet50's backbone is."""
+    layers = keras.layers
+    image = keras.Input((32, 32, 3), dtype="uint8")
+    inside = keras.Input((32, 32, 3))
+    x = layers.Conv2D(8, 3, 2, padding="same", use_bias=False, name="stem")(inside)
+    for block, filters in enumerate((8, 16, 32)):
+        shortcut = layers.Conv2D(filters, 1, 2, use_bias=False, name=f"shortcut{block}")(x)
+        x = layers.BatchNormalization(momentum=0.9, name=f"bn{block}_a")(x)
+        x = layers.Conv2D(filters, 3, 2, padding="same", use_bias=False, name=f"conv{block}")(layers.ReLU()(x))
+        x = layers.Add()([layers.BatchNormalization(momentum=0.9, name=f"bn{block}_b")(x), shortcut])
+    backbone = keras.Model(inside, x, name="backbone")
+    x = backbone(layers.Rescaling(1 / 127.5, -1, dtype="float32")(image))
+    x = dropout(rate, "dropout")(layers.GlobalAveragePooling2D()(x))
+    return keras.Model(image, layers.Dense(1, "sigmoid", name="p_fake")(x))
+
+
+def deep_head(dropout) -> keras.Model:
+    """Of the image size 64; what is trained when ImageNet weights are given."""
+    model = build_resnet50("deep_head", 64, "none", dropout)
+    train_top(model, None)
+    return model
+
+
+def batches_of(records, image_size: int, replicas: int, augment: AugmentConfig | None):
+    order = Order(len(records), BATCH, SEED)
+    return training_batches(records, order, image_size=image_size, seed=SEED, augment=augment, replicas=replicas)
+
+
+def train(
+    build: Callable, records, devices: int, num_steps: int, image_size: int, augment: bool = True, rate: float = 1e-3
+):
+    """(losses [num_steps], model, strategy) after steps of Adam."""
+    strategy = make_strategy(Resources(1, 1, devices, 0))
+    keras.utils.set_random_seed(SEED)
+    with strategy.scope():
+        batch = GlobalBatch(SEED, BATCH, tf.Variable(0, dtype=tf.int64, trainable=False))
+        model = build(dropout_maker(batch))
+        if devices > 1:
+            model = with_global_batch_norm(model)
+        optimizer = keras.optimizers.Adam(rate)
+    step = TrainStep(strategy, model, optimizer, batch)
+    options = AugmentConfig() if augment else None
+    iterator = iter(
+        strategy.distribute_datasets_from_function(lambda _: batches_of(records, image_size, devices, options))
+    )
+    losses = step(iterator, np.full(num_steps, rate)).losses
+    del iterator
+    Agreement(strategy, [*model.variables, *optimizer.variables]).check("now")
+    return losses, model, strategy
+
+
+def assert_same_weights(one, two, rtol: float = 1e-4, without: str = "seed_generator") -> None:
+    """Each variable within `rtol` of its own size."""
+    for a, b in zip(one.variables, two.variables, strict=True):
+        if not re.search(without, a.path):
+            a_value, b_value = a.numpy(), b.numpy()
+            difference = np.linalg.norm(a_value - b_value) / max(np.linalg.norm(a_value), 1e-12)
+            assert difference < rtol, f"{a.path}: {difference}"
+
+
+def assert_replicas_are_bit_equal(strategy, model) -> None:
+    for variable in model.variables:
+        first, *others = (part.numpy() for part in strategy.experimental_local_results(variable.value))
+        assert others
+        assert all(np.array_equal(first, other) for other in others), variable.path
+
+
+def test_fifty_steps_of_a_resnet_on_two_replicas_are_those_of_one(two_devices, records):
+    losses_1, one, _ = train(small_resnet, records, 1, 50, 32)
+    losses_2, two, strategy = train(small_resnet, records, 2, 50, 32)
+    assert losses_1[-10:].mean() < losses_1[:10].mean()  # it learns
+    np.testing.assert_allclose(losses_2, losses_1, rtol=1e-4)
+    assert_same_weights(one, two)
+    assert_replicas_are_bit_equal(strategy, two)
+
+
+def test_fifty_steps_are_those_of_keras_own_training(two_devices, records):
+    """No dropout here: which masks Keras draws is its own affair."""
+    keras.utils.set_random_seed(SEED)
+    plain = small_resnet(rate=0.0)
+    plain.compile(keras.optimizers.Adam(1e-3), "binary_crossentropy")
+    batches = batches_of(records, 32, 1, AugmentConfig()).take(50)
+    expected = [plain.train_on_batch(batch["image"], batch["label"][:, None], return_dict=True) for batch in batches]
+    losses, model, _ = train(lambda dropout: small_resnet(dropout, 0.0), records, 2, 50, 32)
+    np.testing.assert_allclose(losses, [metrics["loss"] for metrics in expected], rtol=1e-4)
+    assert_same_weights(plain, model)
+
+
+@pytest.mark.long
+def test_deep_head_on_two_replicas_is_that_on_one(two_devices, records):
+    """In float32, with the published rate. From random weights rounding errors grow tenfold every other step."""
+    losses_1, _, _ = train(deep_head, records, 1, 4, 64, rate=1e-4)
+    losses_2, two, strategy = train(deep_head, records, 2, 4, 64, rate=1e-4)
+    np.testing.assert_allclose(losses_2, losses_1, rtol=1e-4)
+    assert_replicas_are_bit_equal(strategy, two)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1200)
+def test_fifty_steps_of_deep_head_in_float64_on_two_replicas_are_those_of_one(two_devices, records):
+    """Nothing but rounding errors sets the two apart. The last layer, float32 in any case, has some of them."""
+    keras.config.set_dtype_policy("float64")
+    try:
+        losses_1, one, _ = train(deep_head, records, 1, 50, 64)
+        losses_2, two, strategy = train(deep_head, records, 2, 50, 64)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    np.testing.assert_allclose(losses_2, losses_1, rtol=1e-4)
+    # A bias before a batch normalisation has no effect, its gradient is nothing but rounding errors.
+    assert_same_weights(one, two, without="seed_generator|conv5_.*_conv/bias")
+    assert_replicas_are_bit_equal(strategy, two)
+
+
+def test_batch_norm_loses_no_digits_when_the_mean_is_large(two_devices):
+    inputs = (np.random.default_rng(0).normal(0, 0.1, (8, 3)) + [0, 100, -1000]).astype(np.float32)
+    strategy = make_strategy(Resources(1, 1, 2, 0))
+    with strategy.scope():
+        model = with_global_batch_norm(
+            keras.Sequential([keras.Input((3,)), keras.layers.BatchNormalization(momentum=0.0)])
+        )
+
+    @tf.function
+    def run():
+        def replica():
+            rank = tf.distribute.get_replica_context().replica_id_in_sync_group
+            model(tf.constant(inputs)[rank * 4 : rank * 4 + 4], training=True)
+
+        strategy.run(replica)
+
+    run()
+    _, _, _, variance = model.get_weights()
+    np.testing.assert_allclose(variance, inputs.astype(np.float64).var(axis=0), rtol=1e-3)
+
+
+def test_mixed_precision_takes_the_moments_in_float32(two_devices):
+    inputs = (np.random.default_rng(0).normal(0, 1, (8, 3)) + 50).astype(np.float32)
+    strategy = make_strategy(Resources(1, 1, 2, 0))
+    with strategy.scope():
+        layer = keras.layers.BatchNormalization(momentum=0.0, dtype="mixed_bfloat16")
+        model = with_global_batch_norm(keras.Sequential([keras.Input((3,), dtype="float32"), layer]))
+
+    @tf.function
+    def run():
+        def replica():
+            rank = tf.distribute.get_replica_context().replica_id_in_sync_group
+            return model(tf.constant(inputs)[rank * 4 : rank * 4 + 4], training=True)
+
+        return strategy.experimental_local_results(strategy.run(replica))
+
+    outputs = np.concatenate([tf.cast(part, tf.float32) for part in run()])
+    assert run()[0].dtype == tf.bfloat16
+    # Inputs have 8 bits here, but their mean has more: 50 and a fraction that bfloat16 cannot tell.
+    seen = tf.cast(tf.cast(inputs, tf.bfloat16), tf.float32).numpy()
+    np.testing.assert_allclose(model.get_weights()[2], seen.mean(axis=0), rtol=1e-6)
+    np.testing.assert_allclose(outputs, (seen - seen.mean(0)) / np.sqrt(seen.var(0) + 1e-3), atol=2e-2)
+
+
+def test_replicas_that_differ_are_named(two_devices):
+    strategy = make_strategy(Resources(1, 1, 2, 0))
+    with strategy.scope():
+        model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(4, name="first"), keras.layers.Dense(2)])
+    agreement = Agreement(strategy, model.variables)
+    agreement.check("Now")
+    second = strategy.experimental_local_results(model.get_layer("first").bias.value)[1]
+    second.assign(np.float32([0, 0, 1e-30, 0]))
+    with pytest.raises(ReplicasDiffer, match=r"After epoch 3 1 of 4 differ, first \S*first/bias"):
+        agreement.check("After epoch 3")
+    assert issubclass(ReplicasDiffer, CannotTrain)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "float64", "int64", "uint32"])
+def test_digests_tell_values_and_places_apart(dtype):
+    values = [[1, 2, 3], [2, 1, 3], [1, 2, 4], [0, 0, 0], [1, 2, 3]]
+    digests = [int(digest(tf.cast(tf.constant(value), dtype))) for value in values]
+    assert len(set(digests[:4])) == 4
+    assert digests[0] == digests[4]

@@ -1,0 +1,134 @@
+"""What a training is fed with: batches for its replicas, from shards or cached pixels, and why it waits for them."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from trainers.bottleneck import WAIT_SHARE, bottleneck, stage_seconds
+from trainers.config import Config
+from trainers.dataset import Records
+from trainers.errors import CannotTrain
+from trainers.inputs import CHUNK_RECORDS, Source, evaluation_batches, training_batches
+from trainers.order import Order
+from trainers.pixel_cache import Budget, PixelCache, num_bytes, open_cache
+from trainers.reader import naming_damage
+from trainers.strategy import Resources
+
+EVALUATION_BATCH = 32  # images of one replica; larger ones gain nothing on a CPU
+
+MakeDataset = Callable[[tf.distribute.InputContext], tf.data.Dataset]
+
+
+class Feed:
+    """The inputs of one worker.
+
+    Args:
+      config: of the job.
+      resources: this worker's.
+      train, validation: the records; their pixels are kept if `config` says so.
+      order: of the training records.
+    """
+
+    def __init__(self, config: Config, resources: Resources, train: Records, validation: Records, order: Order):
+        self._config, self._resources, self._train, self._validation = config, resources, train, validation
+        self._order = order
+        self._pixels: dict[str, PixelCache] = {}
+        self._knows_bottleneck = False
+
+    def open_pixels(self, fingerprint: str, directory: Path) -> None:
+        """Decodes the images of training and validation once, or finds them decoded, if that is asked for.
+
+        Args:
+          fingerprint: of the dataset.
+          directory: of caches on disk.
+
+        Raises:
+          CannotTrain: they do not fit.
+          CorruptRecord: a damaged record.
+        """
+        data, model = self._config.data, self._config.model
+        if data.pixel_cache == "none":
+            return
+        parts = {"train": self._train, "validation": self._validation}
+        most = int(data.pixel_cache_gib * 2**30)
+        needed = sum(num_bytes(part, model.image_size) for part in parts.values())
+        if needed > most:
+            raise CannotTrain(
+                f"--pixel-cache {data.pixel_cache} must have room for all training and validation images. Received: "
+                f"{data.pixel_cache_gib:g} GiB, {needed / 2**30:.3g} are needed. Raise --pixel-cache-gib, or leave "
+                "--pixel-cache out."
+            )
+        for split, part in parts.items():
+            with _naming_damage(part):
+                cache = open_cache(
+                    part,
+                    fingerprint,
+                    image_size=model.image_size,
+                    aspect=model.aspect,
+                    directory=directory,
+                    budget=Budget(**{f"{data.pixel_cache}_bytes": most}),
+                )
+            assert cache is not None  # it fits
+            self._pixels[split] = cache
+
+    def training(self, first_step: int) -> MakeDataset:
+        """Training batches from `first_step` on, for `strategy.distribute_datasets_from_function`."""
+        config = self._config
+
+        def make(context: tf.distribute.InputContext) -> tf.data.Dataset:
+            return training_batches(
+                self._train,
+                self._order,
+                image_size=config.model.image_size,
+                aspect=config.model.aspect,
+                seed=config.job.seed,
+                augment=config.augmentation if config.augmentation.augment else None,
+                first_step=first_step,
+                worker=context.input_pipeline_id,
+                num_workers=context.num_input_pipelines,
+                replicas=self._resources.devices,
+                num_threads=self._resources.cpus,
+                pixels=self._pixels.get("train"),
+            )
+
+        return make
+
+    def evaluation(self, records: Records, split: str) -> MakeDataset:
+        """Batches of all `records`, which take part as `split`."""
+
+        def make(context: tf.distribute.InputContext) -> tf.data.Dataset:
+            return evaluation_batches(
+                records,
+                image_size=self._config.model.image_size,
+                aspect=self._config.model.aspect,
+                batch_size=EVALUATION_BATCH,
+                worker=context.input_pipeline_id,
+                num_workers=context.num_input_pipelines,
+                replicas=self._resources.devices,
+                num_threads=self._resources.cpus,
+                pixels=self._pixels.get(split),
+            )
+
+        return make
+
+    def rows_being_read(self, step: int) -> np.ndarray:
+        """int64 training rows of `step` and of the following steps that are read with it."""
+        share = self._order.global_batch_size // self._resources.workers
+        return np.concatenate([self._order.batch(step + k)[0] for k in range(2 + CHUNK_RECORDS // share)])
+
+    def bottleneck(self, wait_share: float) -> str | None:
+        """Said once, when steps wait for images for more than WAIT_SHARE of their time: which stage is slow."""
+        if wait_share < WAIT_SHARE or self._knows_bottleneck:
+            return None
+        self._knows_bottleneck = True
+        config = self._config
+        source = Source(self._train, self._pixels.get("train"), config.model.image_size, config.model.aspect)
+        augment = config.augmentation if config.augmentation.augment else None
+        return bottleneck(wait_share, stage_seconds(source, self._order.batch(0)[0][:32], augment, config.job.seed))
+
+
+def _naming_damage(records: Records) -> AbstractContextManager[None]:
+    return naming_damage(records, lambda: np.arange(len(records)))

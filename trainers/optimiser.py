@@ -1,0 +1,57 @@
+"""What surrounds Adam: averaged weights, and computing in half the bits."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+
+from trainers.config import OptimiserConfig
+
+
+def make_optimizer(rate: float, options: OptimiserConfig) -> Any:
+    """Adam at `rate`; it keeps a moving average of the weights if asked to, and scales the loss for float16.
+
+    To be called in the strategy's scope.
+    """
+    averages = {"use_ema": True, "ema_momentum": options.ema_decay} if options.ema_decay else {}
+    optimizer = keras.optimizers.Adam(rate, **averages)
+    return keras.optimizers.LossScaleOptimizer(optimizer) if options.precision == "mixed_float16" else optimizer
+
+
+@contextlib.contextmanager
+def averaged_weights(strategy: Any, model: Any, optimizer: Any, options: OptimiserConfig) -> Iterator[None]:
+    """Inside the block the model has the averages of its trained weights, if they are kept; otherwise nothing happens.
+
+    Averages of BatchNormalization are not averaged again.
+    """
+    if not options.ema_decay:
+        yield
+        return
+    weights = model.get_weights()
+    with strategy.scope():
+        optimizer.finalize_variable_values(model.trainable_variables)
+    try:
+        yield
+    finally:
+        model.set_weights(weights)
+
+
+@contextlib.contextmanager
+def computing_in(precision: str) -> Iterator[None]:
+    """Models built inside the block compute in `precision`; their weights are float32 in any case."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(precision)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def class_weights(labels: np.ndarray, policy: str) -> tuple[float, float]:
+    """Weights of (real, fake) in the loss: (1, 1), or "balanced": n / (2 * images of the class), whose mean is 1."""
+    if policy == "none":
+        return 1.0, 1.0
+    real, fake = np.bincount(labels, minlength=2)
+    return len(labels) / (2 * real), len(labels) / (2 * fake)
