@@ -7,7 +7,7 @@ names are only handed back.
 import asyncio
 import hmac
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -164,7 +164,7 @@ async def _files(request: Request) -> list[tuple[str, bytes]]:
             raise Refusal(400, "Send one image as the body, or files as multipart/form-data; received nothing.")
         return [("", body)]
 
-    async def once() -> AsyncIterator[bytes]:
+    async def once() -> AsyncGenerator[bytes]:
         yield body
 
     try:

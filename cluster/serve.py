@@ -96,7 +96,9 @@ def build(model_uri: str = DEFAULT_MODEL, token: str = "", replicas: int = 1) ->
       token: that clients must present; "" for none.
       replicas: processes that hold the model.
     """
-    return Web.bind(Replica.options(num_replicas=replicas).bind(model_uri), token)
+    replica: Any = Replica  # decorators turn the classes into deployments, which type checkers cannot see
+    web: Any = Web
+    return web.bind(replica.options(num_replicas=replicas).bind(model_uri), token)
 
 
 def _replicas() -> int:
