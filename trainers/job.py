@@ -7,6 +7,7 @@ finished, gives its result.
 """
 
 import dataclasses
+import functools
 import os
 import secrets
 import shutil
@@ -25,7 +26,7 @@ from tfds_builders.records.errors import Refused
 from tfds_builders.records.framing import CorruptRecord
 from tfds_builders.records.ray_address import prepare_ray_address
 from tfds_builders.records.schema import LABELS
-from trainers import tracking
+from trainers import ensemble, tracking
 from trainers.config import Config, flatten, to_dict
 from trainers.dataset import Dataset, Records, find, load
 from trainers.errors import CannotTrain
@@ -78,7 +79,7 @@ def run(config: Config) -> JobResult:
     tracking.ensure_reachable(uri)
     address = prepare_ray_address()
     if not (folder.path / HISTORY).exists():
-        family.check_weights(config.model.weights)
+        family.check(config.model)
     with folder.locked():
         finished = folder.begin(config, dataset.fingerprint)
         if finished:
@@ -120,7 +121,7 @@ def _run(
                     run_id, f"{title}/{split}", dataset.fingerprint, split, source=source, profile=profile
                 )
             task = Task(to_dict(config), source, dataset.fingerprint, resources, run_id, uri)
-            _train(task, folder, is_local=address == "local")
+            ensemble.train(task, folder, functools.partial(_train, is_local=address == "local"))
             seconds["train"] = time.monotonic() - started
         except BaseException as error:
             logger.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
@@ -197,7 +198,7 @@ def _close(
     predictions = pq.read_table(folder.path / PREDICTIONS)
     test = metrics.of_split(predictions, "test")
     summary = metrics.summarise(test, threshold=config.model.threshold)
-    best = best_epoch(losses(history))
+    best = best_epoch(losses(history)) if history else 0
     logger.epoch(best, metrics.flatten(summary, "test/"))
     figures = folder.path / FIGURES
     figures.mkdir(exist_ok=True)
@@ -216,7 +217,7 @@ def _close(
         images={split: len(part) for split, part in records.items()},
         epochs=len(history),
         best_epoch=best,
-        images_per_second=statistics.median(entry["train/images_per_second"] for entry in history),
+        images_per_second=statistics.median(entry["train/images_per_second"] for entry in history) if history else 0.0,
         seconds=seconds,
     )
     if config.job.register:
@@ -268,11 +269,12 @@ def describe_result(result: JobResult) -> str:
     def number(key: str) -> str:
         return "undefined" if numbers.get(key) is None else f"{numbers[key]:.4f}"
 
+    training = f"{result.epochs} epochs, best {result.best_epoch + 1}, {result.images_per_second:.1f} images/s"
     lines = [
         f"job         {result.name}, {result.directory}",
         f"dataset     {result.dataset}, {', '.join(f'{n} {split}' for split, n in result.images.items())} images",
         f"test        AUC {number('auc')}, accuracy {number('accuracy')}, balanced {number('balanced_accuracy')}",
-        f"training    {result.epochs} epochs, best {result.best_epoch + 1}, {result.images_per_second:.1f} images/s",
+        f"training    {training if result.epochs else 'none, the weights were evaluated as they are'}",
         f"MLflow run  {result.run_id}",
     ]
     if numbers.get("degenerate"):

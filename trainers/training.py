@@ -18,12 +18,13 @@ import tensorflow as tf
 from trainers import checkpoints, loop, strategy
 from trainers.config import from_dict
 from trainers.dataset import Records, load
-from trainers.history import best_epoch, losses, of_phase, plateau_rate, position
+from trainers.history import best_epoch, decayed_rate, losses, of_phase, plateau_rate, position
 from trainers.inputs import evaluation_batches, training_batches
 from trainers.models.families import FAMILIES
 from trainers.models.layers import GlobalBatch, dropout_maker
 from trainers.order import Order
 from trainers.progress import Progress, duration
+from trainers.update_rules import update_rule
 from trainers.worker import Task, selected, with_shuffled_labels
 
 HISTORY, PREDICTIONS, MODEL = "history.json", "predictions.parquet", "model.keras"
@@ -52,7 +53,7 @@ class Training:
             self._train = with_shuffled_labels(self._train, config.job.seed)
             self._validation = with_shuffled_labels(self._validation, config.job.seed)
         self._family = FAMILIES[config.model.family]
-        self._phases = self._family.phases(config)
+        self._phases = self._family.phases(config) if config.optimiser.epochs else []
         self._order = Order(len(self._train), config.optimiser.global_batch_size, config.job.seed)
         self._state = checkpoints.State(0, 0, [], task.config, task.fingerprint)
         self._strategy = strategy.make_strategy(self._resources)
@@ -108,13 +109,18 @@ class Training:
             self._log(f"resumed after epoch {len(self._state.history)}, step {self._state.step}")
 
     def _enter_phase(self) -> None:
+        if not self._phases:
+            self._trainable = "nothing is trained, the weights are evaluated as they are"
+            return
         phase = self._phases[self._state.phase]
         self._trainable = phase.set_trainable(self._model, self._config.model)
         with self._strategy.scope():
-            self._optimizer = keras.optimizers.Adam(phase.learning_rate)
+            self._optimizer = update_rule(phase.learning_rate, self._config.optimiser)
         self._step = loop.TrainStep(self._strategy, self._model, self._optimizer, self._global_batch)
 
     def _next_phase(self) -> int | None:
+        if not self._phases:
+            return None
         epochs = [phase.epochs for phase in self._phases]
         return position(self._state.history, epochs, self._config.optimiser.early_stopping_patience)
 
@@ -123,9 +129,10 @@ class Training:
     def _epoch(self, iterator: Any) -> None:
         options, state = self._config.optimiser, self._state
         epoch, num_epochs = len(state.history), sum(phase.epochs for phase in self._phases)
+        done = losses(of_phase(state.history, state.phase))
         rate = self._phases[state.phase].learning_rate
+        rate = decayed_rate(len(done), rate, options.decay_every_epochs, options.decay_factor)
         if options.reduce_lr_on_plateau:
-            done = losses(of_phase(state.history, state.phase))
             rate = plateau_rate(done, rate, options.plateau_factor, options.plateau_patience, options.min_learning_rate)
         self._optimizer.learning_rate = rate
         num_steps = self._order.steps_per_epoch
@@ -155,8 +162,10 @@ class Training:
         )
 
     def _finish(self) -> None:
-        best = best_epoch(losses(self._state.history))
-        self._log(f"trained; the weights of epoch {best + 1} are kept")
+        history = self._state.history
+        best = best_epoch(losses(history)) if history else 0
+        if history:
+            self._log(f"trained; the weights of epoch {best + 1} are kept")
         self._model.set_weights(self._best)
         scores = {split: self._evaluate(self._records[split]) for split in ("validation", "test")}
         tables = [predictions(self._records[split], scores[split]) for split in scores]
@@ -167,7 +176,7 @@ class Training:
             (directory / HISTORY).write_text(json.dumps(self._state.history, indent=1))
             self._stock_model().save(directory / MODEL)
 
-        self._reports.report(self._state.history[best], write)
+        self._reports.report(history[best] if history else {}, write)
 
     # -- parts --
 
