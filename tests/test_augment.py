@@ -162,3 +162,42 @@ def test_black_and_white_stay_in_range():
         dark, bright = sorted((result[:4].mean(), result[4:].mean()))
         assert dark < 40
         assert bright > 215
+
+
+# -- turns and shifts --
+
+
+def test_a_turn_keeps_the_centre_and_differs_from_image_to_image():
+    image = np.zeros((21, 21, 3), np.uint8)
+    image[10, 10] = 255  # turned about itself
+    turning = dataclasses.replace(NOTHING, rotation=0.5)
+    assert (augment(turning, 3, image=image)[10, 10] >= 254).all()
+    results = {augment(turning, position).tobytes() for position in range(20)}
+    assert len(results) == 20
+
+
+def test_turns_are_those_of_keras(monkeypatch):
+    """A quarter of the circle clockwise is exact: np.rot90 with k = -1."""
+    square = IMAGE[:20, :20]
+    monkeypatch.setattr("trainers.augment._around", lambda centre, radius, draw: tf.constant(radius))
+    turned = augment(dataclasses.replace(NOTHING, rotation=0.25), image=square)
+    np.testing.assert_allclose(turned.astype(int), np.rot90(square, k=-1).astype(int), atol=1)
+
+
+def test_shifts_move_by_parts_of_the_sides_and_mirror_what_comes_in(monkeypatch):
+    monkeypatch.setattr("trainers.augment._around", lambda centre, radius, draw: tf.constant(radius))
+    moved = augment(dataclasses.replace(NOTHING, shift=0.25))  # of 20 x 28: 5 down, 7 to the right
+    np.testing.assert_array_equal(moved[5:, 7:], IMAGE[:-5, :-7])
+    np.testing.assert_array_equal(moved[:5, 7:], IMAGE[:5, :-7][::-1])
+    np.testing.assert_array_equal(moved[5:, :7], IMAGE[:-5, :7][:, ::-1])
+
+
+def test_turns_stay_within_their_limit():
+    """A line through the centre, turned by at most a tenth of the circle, ends above the diagonal."""
+    line = np.zeros((41, 41, 3), np.uint8)
+    line[20] = 255
+    for position in range(50):
+        turned = augment(dataclasses.replace(NOTHING, rotation=0.1), position, image=line)[..., 0]
+        y = np.argwhere(turned[:, 30] > 100)[:, 0] - 20  # 10 pixels from the centre
+        assert len(y)
+        assert abs(y).max() <= 10 * np.tan(2 * np.pi * 0.1) + 1.5

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from trainers.history import best_epoch, is_stopped, plateau_rate, position
+from trainers.history import best_epoch, decayed_rate, is_stopped, plateau_rate, position
 
 random.seed(0)
 HISTORIES = [
@@ -78,3 +78,10 @@ def test_patience_zero_never_stops():
 def test_position_in_two_phases(phases_done, values, expected):
     history = [{"phase": p, "validation/loss": v} for p, v in zip(phases_done, values, strict=True)]
     assert position(history, [2, 4], patience=2) == expected
+
+
+def test_rate_decays_in_steps():
+    rates = [decayed_rate(epoch, 1e-3, every=5, factor=0.1) for epoch in range(11)]
+    assert rates == pytest.approx([1e-3] * 5 + [1e-4] * 5 + [1e-5])
+    assert [decayed_rate(epoch, 1e-3, every=1, factor=0.5) for epoch in range(2)] == [1e-3, 5e-4]
+    assert decayed_rate(100, 1e-3, every=0, factor=0.1) == 1e-3

@@ -351,3 +351,23 @@ def test_sentence_says_how_the_batch_is_shared():
     assert re.search(r"4 replica\(s\) x 8 images = global batch of 32", sentence)
     with pytest.raises(ValueError, match="take 28 or 32"):
         describe(Resources(2, 1, 2, 0), 30)
+
+
+def test_no_epochs_evaluate_the_weights_as_they_are(tiny, dataset, tmp_path, capsys):
+    training(dataset, config(epochs=0), tmp_path).run()
+    weights, history, table = outcome(tmp_path)
+    keras.utils.set_random_seed(5)
+    fresh = tiny_family.build(ModelConfig(image_size=32))
+    assert all(np.array_equal(a, b) for a, b in zip(weights, fresh.get_weights(), strict=True))
+    assert history == []
+    assert table.num_rows == 37 + 41
+    assert "nothing is trained" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("optimiser", ["adamw", "rmsprop", "sgd"])
+def test_rate_decay_and_other_optimisers_are_used(tiny, dataset, tmp_path, optimiser):
+    options = {"optimiser": optimiser, "weight_decay": 0.01, "decay_every_epochs": 1, "decay_factor": 0.5}
+    job = training(dataset, config(epochs=2, learning_rate=1e-2, **options), tmp_path)
+    job.run()
+    _, history, _ = outcome(tmp_path)
+    assert [entry["learning_rate"] for entry in history] == pytest.approx([1e-2, 5e-3])

@@ -1,4 +1,4 @@
-"""The models: published sizes, what is trained, preprocessing, weights, dropout of the global batch."""
+"""ResNet50: published sizes, what is trained, preprocessing, weights; and dropout of the global batch."""
 
 import keras
 import numpy as np
@@ -9,7 +9,7 @@ from tfds_builders.records.errors import Refused
 from trainers.config import Config, ModelConfig
 from trainers.errors import UnfitWeights
 from trainers.models.layers import GlobalBatch, GlobalBatchDropout, dropout_maker, with_global_batch_norm
-from trainers.models.resnet import FAMILY, VARIANTS, build_resnet50, check_weights, phases
+from trainers.models.resnet import FAMILY, VARIANTS, build_resnet50, check, phases
 from trainers.strategy import Resources, make_strategy
 
 
@@ -44,6 +44,20 @@ def test_gap_head_trains_its_head_first():
     top.set_trainable(model, config.model)
     assert num_trainable(model) > 10_000_000
     assert (head.epochs, head.learning_rate, top.epochs, top.learning_rate) == (3, 1e-3, 7, 1e-5)
+
+
+@pytest.mark.parametrize(("variant", "parameters"), [("flatten_head", 128 * 2048), ("gap256_rmsprop", 256 * 2048)])
+def test_other_heads_leave_the_backbone_frozen(variant, parameters):
+    """At 32 pixels the feature map has one place, so a flattened head is as wide as a pooled one."""
+    config = VARIANTS[variant]
+    model = build_resnet50(variant, 32)
+    (phase,) = phases(config)
+    phase.set_trainable(model, config.model)
+    units = parameters // 2048
+    assert num_trainable(model) == parameters + units + units + 1
+    pixels = np.arange(32 * 32 * 3).reshape(1, 32, 32, 3).astype(np.uint8)
+    scaled = keras.Model(model.input, model.get_layer("scaled").output)(pixels)
+    np.testing.assert_allclose(scaled, pixels / 255, rtol=1e-6)
 
 
 @pytest.mark.parametrize(("variant", "rate"), [("deep_head", 1e-4), ("gap_head", 1e-3)])
@@ -87,12 +101,12 @@ def test_weights_of_whole_models_and_of_backbones_load(small_model, tmp_path):
 
 def test_missing_weights_are_refused_before_anything_starts(tmp_path, monkeypatch):
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
-    monkeypatch.setattr("trainers.models.resnet.WEIGHTS_HOST", "weights.invalid")  # no such host, by RFC 2606
+    monkeypatch.setattr("trainers.models.transfer.WEIGHTS_HOST", "weights.invalid")  # no such host, by RFC 2606
     with pytest.raises(Refused, match="Pass --weights none"):
-        check_weights("imagenet")
+        check(ModelConfig(weights="imagenet"))
     with pytest.raises(Refused, match="an existing"):
-        check_weights(str(tmp_path / "absent.keras"))
-    check_weights("none")
+        check(ModelConfig(weights=str(tmp_path / "absent.keras")))
+    check(ModelConfig(weights="none"))
 
 
 # -- dropout --

@@ -47,7 +47,7 @@ def phases(config: Config) -> list[Phase]:
     return [*head, Phase(options.epochs - options.head_epochs, options.learning_rate, _train_all)]
 
 
-FAMILY = Family("tiny", {"tiny": Config()}, lambda weights: None, build, phases)
+FAMILY = Family("tiny", {"tiny": Config()}, lambda config: None, build, phases)
 
 
 def train(settings: dict[str, Any]) -> None:

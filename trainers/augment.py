@@ -3,11 +3,12 @@
 The same position gives the same image on any worker, in any batch, before and after a restart.
 """
 
+import math
 from typing import Any
 
 import tensorflow as tf
 
-_NUM_DRAWS = 6  # one number per operation, whether it is on or not: switching one off leaves the others' draws alone
+_NUM_DRAWS = 9  # one number per operation, whether it is on or not: switching one off leaves the others' draws alone
 _NUM_FURTHER_DRAWS = 5  # of what was added later: place of the crop; blur or not, sigma; JPEG or not, quality
 MAX_SIGMA = 3.0  # pixels
 _RADIUS = 9  # pixels; three times the largest sigma
@@ -15,7 +16,7 @@ MIN_QUALITY, MAX_QUALITY = 30, 100
 
 
 def augment_uint8(image: tf.Tensor, config: Any, seed: int, position: tf.Tensor) -> tf.Tensor:
-    """One image, changed in this order: blur, JPEG, flips, brightness, contrast, hue, saturation.
+    """One image, changed in this order: blur, JPEG, flips, turn and shift, brightness, contrast, hue, saturation.
 
     Blur and JPEG are those of "CNN-generated images are surprisingly easy to spot... for now" (arXiv 1912.11035,
     section 4.1): each with its own probability, sigma uniform in [0, 3], quality uniform in 30..100. They come first,
@@ -27,8 +28,8 @@ def augment_uint8(image: tf.Tensor, config: Any, seed: int, position: tf.Tensor)
     Args:
       image: uint8 [height, width, 3], RGB.
       config: an AugmentConfig: `augment`, `flip_left_right`, `flip_up_down` (bool); `brightness` (largest difference),
-        `contrast`, `saturation` (largest deviation of the factor from 1), `hue` (largest turn, part of the circle);
-        `blur_probability`, `jpeg_probability`.
+        `contrast`, `saturation` (largest deviation of the factor from 1), `hue` and `rotation` (largest turn, part of
+        the circle), `shift` (largest move, part of the side); `blur_probability`, `jpeg_probability`.
       seed: of the training.
       position: scalar int64, the example's place in the whole training (see `trainers.order`).
 
@@ -39,7 +40,7 @@ def augment_uint8(image: tf.Tensor, config: Any, seed: int, position: tf.Tensor)
         return image
     # philox everywhere: "auto" may choose another generator on another kind of device.
     draws = tf.random.stateless_uniform([_NUM_DRAWS], tf.stack([tf.constant(seed, tf.int64), position]), alg="philox")
-    left_right, up_down, brightness, contrast, hue, saturation = tf.unstack(draws)
+    left_right, up_down, brightness, contrast, hue, saturation, rotation, down, right = tf.unstack(draws)
     _, has_blur, sigma, has_jpeg, quality = tf.unstack(_further_draws(seed, position))
     if config.blur_probability:
         image = tf.cond(has_blur < config.blur_probability, lambda: blur(image, MAX_SIGMA * sigma), lambda: image)
@@ -50,6 +51,9 @@ def augment_uint8(image: tf.Tensor, config: Any, seed: int, position: tf.Tensor)
         image = tf.cond(left_right < 0.5, lambda: tf.reverse(image, [1]), lambda: image)
     if config.flip_up_down:
         image = tf.cond(up_down < 0.5, lambda: tf.reverse(image, [0]), lambda: image)
+    if config.rotation or config.shift:
+        turn = 2 * math.pi * _around(0.0, config.rotation, rotation)
+        image = _moved(image, turn, _around(0.0, config.shift, down), _around(0.0, config.shift, right))
     if not (config.brightness or config.contrast or config.hue or config.saturation):
         return image
     # In levels 0..255: of these operations only brightness depends on the scale, and two passes are saved.
@@ -93,6 +97,27 @@ def _further_draws(seed: int, position: tf.Tensor) -> tf.Tensor:
     # Positions count from 0, so the others are free for draws that leave the first ones as they were.
     key = tf.stack([tf.constant(seed, tf.int64), -1 - position])
     return tf.random.stateless_uniform([_NUM_FURTHER_DRAWS], key, alg="philox")
+
+
+def _moved(image: tf.Tensor, turn: tf.Tensor, down: tf.Tensor, right: tf.Tensor) -> tf.Tensor:
+    """uint8 [height, width, 3], turned about its centre (radians, clockwise as seen) and then moved (parts of the
+    sides). Bilinear, and mirrored at the edges, as Keras's RandomRotation and RandomTranslation do by default."""
+    height, width = tf.unstack(tf.cast(tf.shape(image)[:2], tf.float32))
+    cos, sin = tf.cos(turn), tf.sin(turn)
+    centre_x, centre_y = (width - 1) / 2, (height - 1) / 2
+    # From a place (x, y) of the result to where it comes from: back by the shift, then back by the turn.
+    from_x, from_y = -centre_x - right * width, -centre_y - down * height
+    row_x = [cos, sin, cos * from_x + sin * from_y + centre_x]
+    row_y = [-sin, cos, -sin * from_x + cos * from_y + centre_y]
+    moved = tf.raw_ops.ImageProjectiveTransformV3(
+        images=tf.cast(image, tf.float32)[None],
+        transforms=tf.stack([*row_x, *row_y, 0.0, 0.0])[None],
+        output_shape=tf.shape(image)[:2],
+        fill_value=0.0,
+        interpolation="BILINEAR",
+        fill_mode="REFLECT",
+    )[0]
+    return tf.cast(tf.clip_by_value(tf.round(moved), 0.0, 255.0), tf.uint8)
 
 
 def _around(centre: float, radius: float, draw: tf.Tensor) -> tf.Tensor:

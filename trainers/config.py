@@ -8,6 +8,7 @@ import argparse
 import dataclasses
 import os
 import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +21,7 @@ from trainers.data_config import AugmentConfig, DataConfig
 
 ENVIRONMENT_PREFIX = "REALSHARD_"
 SMALLEST_IMAGE = 32  # pixels; ResNet50 halves the sides five times
+OPTIMISERS = ("adam", "adamw", "rmsprop", "sgd")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")  # also a directory name and an MLflow run name
 ASPECTS = ("resize", "centre_crop", "random_crop")
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
@@ -32,15 +34,17 @@ SCHEDULES = ("constant", "cosine")
 class ModelConfig:
     """The model."""
 
-    variant: str = "deep_head"  # Which head, and which layers are trained.
+    variant: str = "deep_head"  # Which network, head and recipe: see the list above.
     # Where the weights come from: `imagenet` (the backbone's, downloaded once), `none` (random, every layer is
     # trained), or a file: .keras or .weights.h5 of a model trained here, or keras.applications' ..._notop.h5.
+    # trainers/vit.py also takes a checkpoint in Hugging Face's format: a directory, or hf://OWNER/NAME.
     weights: str = "imagenet"
     image_size: int = 224  # Side of the square that images are resized to, pixels.
     # How an image becomes a square: `resize` squeezes it, `centre_crop` takes the middle, `random_crop` trains on
     # squares from anywhere along the longer side and evaluates the middle.
     aspect: str = "resize"
     threshold: float = 0.5  # P(fake) from which on an image is called fake.
+    dropout: float | None = None  # Rate of all dropout layers. Default: the variant's own rates.
     family: str = simple_parsing.field(default="resnet50", cmd=False)
 
     def __post_init__(self):
@@ -52,6 +56,12 @@ class ModelConfig:
         )
         one_of("aspect", self.aspect, ASPECTS)
         check(0 < self.threshold < 1, "--threshold must lie between 0 and 1", self.threshold, "take 0.5")
+        check(
+            self.dropout is None or 0 <= self.dropout < 1,
+            "--dropout must be at least 0 and less than 1",
+            self.dropout,
+            "leave it out for the variant's own rates",
+        )
         check(bool(self.weights), "--weights must be given", self.weights, "take imagenet, none or a file")
 
 
@@ -59,13 +69,13 @@ class ModelConfig:
 class OptimiserConfig:
     """How it is trained. The batch is the GLOBAL one: the replicas share it."""
 
-    epochs: int = 10  # Passes over the training records, at most.
+    epochs: int = 10  # Passes over the training records, at most. 0: the weights are evaluated as they are.
     global_batch_size: int = 32  # Images a step, over all replicas.
-    learning_rate: float = 1e-4  # Of Adam.
+    learning_rate: float = 1e-4  # Of the optimiser.
     # Before the other epochs, so many in which the backbone is frozen and only the head is trained. With --weights
     # none everything is trained in all epochs; if there are head epochs, at their rate.
     head_epochs: int = 0
-    head_learning_rate: float = 1e-3  # Of Adam, in the head epochs.
+    head_learning_rate: float = 1e-3  # In the head epochs.
     early_stopping_patience: int = 5  # Stop after so many epochs without a smaller validation loss; 0: never.
     reduce_lr_on_plateau: bool = flag(False)  # Cut the rate when the validation loss stops falling.
     plateau_factor: float = 0.1  # What the rate is multiplied by then.
@@ -84,16 +94,21 @@ class OptimiserConfig:
     # several replicas cannot train batch normalisation.
     xla: bool = flag(False)
     steps_per_call: int = 0  # Steps between two looks at the loss; 0: about two seconds' worth.
+    optimiser: str = "adam"  # adam, adamw, rmsprop, or sgd (with momentum 0.9).
+    # Of all trained weights: adamw's own, and with the others this times the weight, added to its gradient.
+    weight_decay: float = 0.0
+    decay_every_epochs: int = 0  # After so many epochs, and again after as many, the rate is cut; 0: never.
+    decay_factor: float = 0.1  # What it is multiplied by then.
 
     def __post_init__(self):
-        check(self.epochs >= 1, "--epochs must be at least 1", self.epochs, "take 10")
+        check(self.epochs >= 0, "--epochs must not be negative", self.epochs, "take 10")
         check(self.global_batch_size >= 1, "--global-batch-size must be at least 1", self.global_batch_size, "take 32")
         check(self.learning_rate > 0, "--learning-rate must be positive", self.learning_rate, "take 1e-4")
         check(
             self.head_learning_rate > 0, "--head-learning-rate must be positive", self.head_learning_rate, "take 1e-3"
         )
         check(
-            0 <= self.head_epochs < self.epochs,
+            0 <= self.head_epochs < self.epochs or not self.epochs,
             "--head-epochs must be at least 0 and leave some of --epochs",
             f"{self.head_epochs} of {self.epochs}",
             "take fewer head epochs",
@@ -126,6 +141,10 @@ class OptimiserConfig:
         ):
             value = getattr(self, name)
             check(value >= 0, f"--{name.replace('_', '-')} must not be negative", value, "take 0 or more")
+        one_of("optimiser", self.optimiser, OPTIMISERS)
+        check(self.decay_every_epochs >= 0, "--decay-every-epochs must not be negative", self.decay_every_epochs, "0")
+        check(0 < self.decay_factor < 1, "--decay-factor must lie between 0 and 1", self.decay_factor, "take 0.1")
+        check(0 <= self.weight_decay < 1, "--weight-decay must be at least 0 and less than 1", self.weight_decay, "0")
 
 
 @dataclass(frozen=True)
@@ -281,7 +300,7 @@ def parse(
         raise Refused(f"--variant must be one of {', '.join(variants)}. Received: {variant!r}. Take one of them.")
     parser = _Parser(
         prog=prog,
-        description=description,
+        description=f"{description.rstrip()}\n\n{_listed(variants)}\n",
         add_option_string_dash_variants=simple_parsing.DashVariant.DASH,
         allow_abbrev=False,
     )
@@ -293,9 +312,16 @@ def parse(
             f"a flag may be given once. Received twice: {', '.join(sorted(twice))}. Give all values after one."
         )
     try:
-        return parser.parse_args(arguments).config
+        config = parser.parse_args(arguments).config
     except ValueError as error:
         raise Refused(str(error)) from None
+    # What is no flag is not taken from the defaults that the parser was given.
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, family=variants[variant].model.family))
+
+
+def _listed(variants: Mapping[str, Config]) -> str:
+    text = f"--variant is one of these, the first if it is left out: {', '.join(variants)}."
+    return textwrap.fill(text, 120, break_on_hyphens=False)
 
 
 def _from_environment() -> list[str]:

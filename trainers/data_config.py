@@ -73,11 +73,14 @@ class AugmentConfig:
     contrast: float = 0.1  # Scale the distance from the mean by 1 - contrast .. 1 + contrast.
     hue: float = 0.1  # Turn the hue by at most this part of the circle.
     saturation: float = 0.1  # Scale the saturation by 1 - saturation .. 1 + saturation.
+    rotation: float = 0.0  # Turn by at most this part of the circle, about the centre; what comes in is mirrored.
+    shift: float = 0.0  # Move by at most this part of the side, in each direction; what comes in is mirrored.
 
     def __post_init__(self):
         for name in ("blur_probability", "jpeg_probability"):
             value = getattr(self, name)
             check(0 <= value <= 1, f"--{name.replace('_', '-')} must lie between 0 and 1", value, "take 0.1 or 0.5")
-        for name, most in (("brightness", 1.0), ("contrast", 0.99), ("hue", 0.5), ("saturation", 0.99)):
+        limits = {"brightness": 1.0, "contrast": 0.99, "hue": 0.5, "saturation": 0.99, "rotation": 0.5, "shift": 0.5}
+        for name, most in limits.items():
             value = getattr(self, name)
             check(0 <= value <= most, f"--{name} must lie between 0 and {most}", value, "take 0.1, or 0 for none")

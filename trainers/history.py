@@ -62,6 +62,12 @@ def plateau_rate(values: Iterable[float], rate: float, factor: float, patience: 
     return rate
 
 
+def decayed_rate(num_epochs: int, rate: float, every: int, factor: float) -> float:
+    """The learning rate of the epoch after `num_epochs` of a phase: `rate`, multiplied by `factor` after every `every`
+    of them; 0: never. PyTorch's StepLR."""
+    return rate * factor ** (num_epochs // every) if every else rate
+
+
 def position(history: History, phase_epochs: Sequence[int], patience: int) -> int | None:
     """The phase that the next epoch belongs to; None when training has ended.
 

@@ -7,6 +7,7 @@ finished, gives its result.
 """
 
 import dataclasses
+import functools
 import os
 import secrets
 import shutil
@@ -23,8 +24,8 @@ import numpy as np
 from tfds_builders.records.errors import Refused
 from tfds_builders.records.ray_address import prepare_ray_address
 from tfds_builders.records.schema import LABELS
-from trainers import tracking
-from trainers.config import Config, flatten, to_dict
+from trainers import ensemble, tracking
+from trainers.config import Config, flatten, from_dict, to_dict
 from trainers.dataset import Dataset, Records
 from trainers.home import pixels_dir, ray_dir
 from trainers.jobs import JobFolder
@@ -77,7 +78,7 @@ def run(config: Config) -> JobResult:
     tracking.ensure_reachable(uri)
     address = prepare_ray_address()
     if not (folder.path / HISTORY).exists():
-        family.check_weights(config.model.weights)
+        family.check(config.model)
     with folder.locked():
         finished = folder.begin(config, dataset.fingerprint)
         if finished:
@@ -115,8 +116,7 @@ def _run(
                     run_id, f"{title}/{split}", dataset.fingerprint, split, source=" ".join(sources), profile=profile
                 )
             task = Task(to_dict(config), sources, dataset.fingerprint, resources, run_id, uri, str(pixels_dir()))
-            while not train_in_workers(task, folder, is_local=address == "local"):
-                task = dataclasses.replace(task, resources=_planned_resources(config))
+            ensemble.train(task, folder, functools.partial(_train, is_local=address == "local"))
             seconds["train"] = time.monotonic() - started
         except BaseException as error:
             logger.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
@@ -129,6 +129,12 @@ def _run(
     folder.finish(dataclasses.asdict(result))
     shutil.rmtree(ray_dir() / folder.name, ignore_errors=True)  # checkpoints of a finished job
     return JobResult(**folder.result())  # as a later call will read it
+
+
+def _train(task: Task, folder: JobFolder, is_local: bool) -> None:
+    """Trains one model in Ray Train's workers; with fewer of a range of workers when a machine was lost for good."""
+    while not train_in_workers(task, folder, is_local):
+        task = dataclasses.replace(task, resources=_planned_resources(from_dict(task.config)))
 
 
 def _close(
@@ -154,7 +160,7 @@ def _close(
     predictions = pq.read_table(folder.path / PREDICTIONS)
     test = metrics.of_split(predictions, "test")
     summary = metrics.summarise(test, threshold=config.model.threshold)
-    best = best_epoch(losses(history))
+    best = best_epoch(losses(history)) if history else 0
     logger.epoch(best, metrics.flatten(summary, "test/"))
     figures = folder.path / FIGURES
     figures.mkdir(exist_ok=True)
@@ -173,7 +179,7 @@ def _close(
         images={split: len(part) for split, part in records.items()},
         epochs=len(history),
         best_epoch=best,
-        images_per_second=statistics.median(entry["train/images_per_second"] for entry in history),
+        images_per_second=statistics.median(entry["train/images_per_second"] for entry in history) if history else 0.0,
         seconds=seconds,
     )
     if config.job.register:
@@ -226,11 +232,12 @@ def describe_result(result: JobResult) -> str:
     def number(key: str) -> str:
         return "undefined" if numbers.get(key) is None else f"{numbers[key]:.4f}"
 
+    training = f"{result.epochs} epochs, best {result.best_epoch + 1}, {result.images_per_second:.1f} images/s"
     lines = [
         f"job         {result.name}, {result.directory}",
         f"dataset     {result.dataset}, {', '.join(f'{n} {split}' for split, n in result.images.items())} images",
         f"test        AUC {number('auc')}, accuracy {number('accuracy')}, balanced {number('balanced_accuracy')}",
-        f"training    {result.epochs} epochs, best {result.best_epoch + 1}, {result.images_per_second:.1f} images/s",
+        f"training    {training if result.epochs else 'none, the weights were evaluated as they are'}",
         f"MLflow run  {result.run_id}",
     ]
     if numbers.get("degenerate"):

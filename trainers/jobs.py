@@ -28,6 +28,13 @@ class JobFolder:
         self.name = name
         self.path = jobs_dir() / name
 
+    def part(self, label: str) -> "JobFolder":
+        """A training that is a part of this job, such as a member of an ensemble: a folder inside this one."""
+        part = JobFolder(f"{self.name}.{label}")
+        part.path = self.path / label
+        part.path.mkdir(exist_ok=True)
+        return part
+
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Holds the job: no other process can run it meanwhile. A process that dies lets go.

@@ -1,4 +1,4 @@
-"""What surrounds Adam: averaged weights, and computing in half the bits."""
+"""What surrounds the update rule: averaged weights, and computing in half the bits."""
 
 import contextlib
 from collections.abc import Iterator
@@ -8,15 +8,17 @@ import keras
 import numpy as np
 
 from trainers.config import OptimiserConfig
+from trainers.update_rules import update_rule
 
 
 def make_optimizer(rate: float, options: OptimiserConfig) -> Any:
-    """Adam at `rate`; it keeps a moving average of the weights if asked to, and scales the loss for float16.
+    """The update rule that `options` name, at `rate`: with moving averages of the weights if asked for, and the loss scaled
+    for float16.
 
     To be called in the strategy's scope.
     """
     averages = {"use_ema": True, "ema_momentum": options.ema_decay} if options.ema_decay else {}
-    optimizer = keras.optimizers.Adam(rate, **averages)
+    optimizer = update_rule(rate, options, **averages)
     return keras.optimizers.LossScaleOptimizer(optimizer) if options.precision == "mixed_float16" else optimizer
 
 

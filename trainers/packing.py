@@ -4,6 +4,7 @@ import ast
 import hashlib
 import importlib.metadata
 import json
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -67,9 +68,12 @@ def _with_imports(module: str, directory: Path) -> set[str]:
     return found
 
 
-def pip_requirements() -> list[str]:
+def pip_requirements(keras_file: Path) -> list[str]:
     """The exact versions, as installed here, of what loading and asking the model needs."""
-    return [f"{package}=={importlib.metadata.version(package)}" for package in _PACKAGES]
+    with zipfile.ZipFile(keras_file) as file:
+        has_hub_layers = b'"keras_hub' in file.read("config.json")
+    packages = (*_PACKAGES, "keras-hub") if has_hub_layers else _PACKAGES
+    return [f"{package}=={importlib.metadata.version(package)}" for package in packages]
 
 
 def score_images(keras_file: Path, images: Sequence[bytes], image_size: int, aspect: str = RESIZE) -> np.ndarray:

@@ -144,7 +144,7 @@ def register(
                 artifacts={"keras": str(keras_file), "detector": str(settings)},
                 code_paths=[str(decoder)],
                 signature=_signature(mlflow),
-                pip_requirements=packing.pip_requirements(),
+                pip_requirements=packing.pip_requirements(keras_file),
             )
         try:
             _ensure_agreement(Detector(mlflow.pyfunc.load_model(model.model_uri)), images, reference)

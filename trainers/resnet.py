@@ -2,7 +2,7 @@
 """Trains ResNet50 to tell real images from fake ones, and registers it as `realshard-resnet50`.
 
     python trainers/resnet.py                                     deep_head on the built ai_vs_human, ImageNet weights
-    python trainers/resnet.py --variant gap_head --image-size 128
+    python trainers/resnet.py --variant gap_head --image-size 128      or flatten_head, gap256_rmsprop
     python trainers/resnet.py --weights none --image-size 64      no download; every layer is trained
     ray job submit --working-dir . -- trainers/resnet.py          on a running Ray cluster
 

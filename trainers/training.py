@@ -22,7 +22,7 @@ from trainers.config import difference, from_dict, to_dict
 from trainers.dataset import Records
 from trainers.errors import CannotTrain
 from trainers.feed import Feed
-from trainers.history import best_epoch, losses, of_phase, plateau_rate, position
+from trainers.history import best_epoch, decayed_rate, losses, of_phase, plateau_rate, position
 from trainers.mixture import load_all
 from trainers.models.families import FAMILIES
 from trainers.models.family import trains_batch_norm
@@ -59,7 +59,7 @@ class Training:
             self._train = with_shuffled_labels(self._train, config.job.seed)
             self._validation = with_shuffled_labels(self._validation, config.job.seed)
         self._family = FAMILIES[config.model.family]
-        self._phases = self._family.phases(config)
+        self._phases = self._family.phases(config) if config.optimiser.epochs else []
         self._order = make_order(self._train, config.data, config.optimiser.global_batch_size, config.job.seed)
         self._feed = Feed(config, self._resources, self._train, self._validation, self._order)
         self._pixels_directory = Path(task.pixels_directory)
@@ -126,6 +126,9 @@ class Training:
             self._log(f"resumed after epoch {len(self._state.history)}, step {self._state.step}")
 
     def _enter_phase(self) -> None:
+        if not self._phases:
+            self._trainable = "nothing is trained, the weights are evaluated as they are"
+            return
         phase = self._phases[self._state.phase]
         self._trainable = phase.set_trainable(self._model, self._config.model)
         options = self._config.optimiser
@@ -148,6 +151,8 @@ class Training:
         self._agreement = Agreement(self._strategy, [*self._model.variables, *self._optimizer.variables])
 
     def _next_phase(self) -> int | None:
+        if not self._phases:
+            return None
         epochs = [phase.epochs for phase in self._phases]
         return position(self._state.history, epochs, self._config.optimiser.early_stopping_patience)
 
@@ -243,6 +248,7 @@ class Training:
         phase, done = self._phases[state.phase], losses(of_phase(state.history, state.phase))
         usual = self._family.variants[self._config.model.variant].optimiser.global_batch_size
         peak = scaled(phase.learning_rate, options.global_batch_size, usual, options.scale_rate)
+        peak = decayed_rate(len(done), peak, options.decay_every_epochs, options.decay_factor)
         if options.reduce_lr_on_plateau:
             peak = plateau_rate(done, peak, options.plateau_factor, options.plateau_patience, options.min_learning_rate)
         return learning_rates(
@@ -255,8 +261,10 @@ class Training:
         )
 
     def _finish(self) -> None:
-        best = best_epoch(losses(self._state.history))
-        self._log(f"trained; the weights of epoch {best + 1} are kept")
+        history = self._state.history
+        best = best_epoch(losses(history)) if history else 0
+        if history:
+            self._log(f"trained; the weights of epoch {best + 1} are kept")
         with self._strategy.scope():
             stock_model = self._stock_model()
         self._model.set_weights(self._best)
@@ -271,7 +279,7 @@ class Training:
             (directory / HISTORY).write_text(json.dumps(self._state.history, indent=1))
             stock_model.save(directory / MODEL)
 
-        self._reports.report(self._state.history[best], write, wait=True)
+        self._reports.report(history[best] if history else {}, write, wait=True)
 
     # -- parts --
 

@@ -1,6 +1,8 @@
 """The model families by the name that a stored config gives."""
 
+from trainers.models import cnn, efficientnet, inception, mesonet, resnet, vit, xception
 from trainers.models.family import Family
-from trainers.models.resnet import FAMILY as RESNET50
 
-FAMILIES: dict[str, Family] = {family.name: family for family in (RESNET50,)}
+FAMILIES: dict[str, Family] = {
+    module.FAMILY.name: module.FAMILY for module in (resnet, inception, xception, mesonet, cnn, vit, efficientnet)
+}

@@ -1,0 +1,178 @@
+"""What the families on ImageNet backbones share: weights, the phases of training, and how an image ends as P(fake).
+
+A model is image -> preprocessing -> backbone (one nested layer, named after the family) -> head.
+"""
+
+import os
+import socket
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tfds_builders.records.errors import Refused
+from trainers.config import Config, ModelConfig
+from trainers.errors import UnfitWeights
+from trainers.models.family import Phase, all_layers, check_weights_file, train_all_layers
+
+WEIGHTS_HOST = "storage.googleapis.com"
+CONNECT_TIMEOUT_SECS = 5
+# Of BatchNormalization when training from random weights. Keras's 0.99 would still hold a third of the initial values
+# after 100 steps, and validation would measure that rather than the model.
+SCRATCH_BN_MOMENTUM = 0.9
+
+# -- the ends of a model --
+
+
+def image_input(image_size: int) -> Any:
+    """The symbolic input of every model: uint8 [batch, image_size, image_size, 3], RGB."""
+    import keras
+
+    return keras.Input((image_size, image_size, 3), dtype="uint8", name="image")
+
+
+def one_logit(x: Any) -> Any:
+    """P(fake), float32 [batch, 1], of a Dense layer with one sigmoid. x: [batch, features]."""
+    import keras
+
+    return keras.layers.Dense(1, activation="sigmoid", dtype="float32", name="p_fake")(x)
+
+
+def two_logits(x: Any) -> Any:
+    """P(fake), float32 [batch, 1], of a Dense layer with a softmax over (real, fake). x: [batch, features].
+
+    The second of two softmax probabilities is the sigmoid of the difference of their logits; so written, the loss is
+    computed from the logit, without log(0).
+    """
+    import keras
+
+    logits = keras.layers.Dense(2, dtype="float32", name="logits")(x)
+    return keras.layers.Activation("sigmoid", dtype="float32", name="p_fake")(keras.ops.diff(logits, axis=-1))
+
+
+def pooled_head(x: Any, units: int, dropout: Callable[[float, str], Any]) -> Any:
+    """P(fake) of a feature map [batch, height, width, channels]: average pooling, Dense, Dropout 0.5, one sigmoid."""
+    import keras
+
+    x = keras.layers.GlobalAveragePooling2D(name="head_pool")(x)
+    x = keras.layers.Dense(units, activation="relu", name="head_dense")(x)
+    return one_logit(dropout(0.5, "head_dropout")(x))
+
+
+def flat_features(x: Any, units: int) -> Any:
+    """Features [batch, units] of a feature map [batch, height, width, channels]: Flatten, Dense relu."""
+    import keras
+
+    x = keras.layers.Flatten(name="head_flatten")(x)
+    return keras.layers.Dense(units, activation="relu", name="head_dense")(x)
+
+
+# -- weights --
+
+
+def load_weights(model: Any, path: Path, backbone: str | None = None) -> None:
+    """Loads a whole model's weights (.keras, .weights.h5, the older .h5) or its backbone's alone (.weights.h5, the
+    older .h5).
+
+    Args:
+      model: built.
+      path: the file.
+      backbone: name of the model's nested backbone, if it has one.
+
+    Raises:
+      UnfitWeights: the file holds another model, or another variant.
+    """
+    import h5py
+    import keras
+
+    try:
+        if path.suffix == ".keras":
+            model.set_weights(keras.models.load_model(path, compile=False).get_weights())
+            return
+        with h5py.File(path, "r") as file:
+            # Keras 3 groups layers by class, and no backbone has a Dense layer.
+            is_backbone = backbone is not None and "dense" not in file.get("layers", ())
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Skipping nested container")  # of a nested model; its layers are loaded
+            (model.get_layer(backbone) if is_backbone else model).load_weights(path)
+    except (ValueError, OSError, KeyError) as error:
+        reason = str(error).splitlines()[0]
+        raise UnfitWeights(f"the weights in {path} do not fit {model.name}: {reason}") from error
+
+
+def check_backbone(config: ModelConfig, file: str, smallest: int = 32) -> None:
+    """Refuses in the driver what could not be built: images that are too small for the backbone, a file of weights
+    that is missing, or ImageNet weights that cannot be had.
+
+    Args:
+      config: the job's.
+      file: name of the backbone's weights in Keras's cache.
+      smallest: side of the smallest image that the backbone takes, pixels.
+
+    Raises:
+      Refused: with what to pass instead.
+    """
+    if config.image_size < smallest:
+        raise Refused(
+            f"--image-size of {config.family} must be at least {smallest} pixels. Received: {config.image_size}. "
+            f"Take {smallest} or more."
+        )
+    check_weights_file(config.weights)
+    if config.weights != "imagenet":
+        return
+    cache = Path(os.environ.get("KERAS_HOME", Path.home() / ".keras")) / "models" / file
+    if cache.is_file():
+        return
+    try:
+        socket.create_connection((WEIGHTS_HOST, 443), CONNECT_TIMEOUT_SECS).close()
+    except OSError:
+        raise Refused(
+            f"--weights imagenet needs {file}, which is not in {cache.parent}, and {WEIGHTS_HOST} cannot be "
+            "reached. Pass --weights none (every layer is trained from random weights) or --weights PATH (that file)."
+        ) from None
+
+
+# -- phases --
+
+
+def train_all(model: Any, config: ModelConfig) -> str:
+    """Marks every layer as trained, with moving averages that are about right after tens of steps, not hundreds."""
+    import keras
+
+    train_all_layers(model)
+    for layer in all_layers(model):
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = SCRATCH_BN_MOMENTUM
+    return "every layer is trained, because the weights were random (--weights none)"
+
+
+def train_head(model: Any, config: ModelConfig) -> str:
+    """Marks the head alone as trained."""
+    train_all_layers(model)
+    model.get_layer(config.family).trainable = False
+    return "the head alone is trained, the backbone is frozen"
+
+
+def train_top(num_frozen: Callable[[Any], int]) -> Callable[[Any, ModelConfig], str]:
+    """A phase's `set_trainable`: the head, and the backbone from its layer number `num_frozen(backbone)` on."""
+
+    def set_trainable(model: Any, config: ModelConfig) -> str:
+        train_all_layers(model)
+        layers = model.get_layer(config.family).layers
+        first = num_frozen(model.get_layer(config.family))
+        for layer in layers[:first]:
+            layer.trainable = False
+        return f"the head and layers {first} to {len(layers) - 1} of the backbone are trained"
+
+    return set_trainable
+
+
+def phases(config: Config, set_trainable: Callable[[Any, ModelConfig], str] = train_head) -> list[Phase]:
+    """The head first if asked for, then what `set_trainable` marks; everything at once when there are no weights to
+    keep."""
+    options = config.optimiser
+    if config.model.weights == "none":
+        rate = options.head_learning_rate if options.head_epochs else options.learning_rate
+        return [Phase(options.epochs, rate, train_all)]
+    head = [Phase(options.head_epochs, options.head_learning_rate, train_head)] if options.head_epochs else []
+    return [*head, Phase(options.epochs - options.head_epochs, options.learning_rate, set_trainable)]
