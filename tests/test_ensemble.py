@@ -95,7 +95,7 @@ def job(monkeypatch, tmp_path, realshard_home, two_devices):
     )
     folder = JobFolder("pair")
     folder.path.mkdir(parents=True)
-    return Task(to_dict(config), str(dataset), load(dataset).fingerprint, Resources(1, 1, 1, 0)), folder
+    return Task(to_dict(config), (str(dataset),), load(dataset).fingerprint, Resources(1, 1, 1, 0)), folder
 
 
 def test_job_trains_the_members_and_leaves_their_average(job):

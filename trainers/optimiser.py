@@ -12,8 +12,8 @@ from trainers.update_rules import update_rule
 
 
 def make_optimizer(rate: float, options: OptimiserConfig) -> Any:
-    """The update rule that `options` name, at `rate`: with moving averages of the weights if asked for, and the loss scaled
-    for float16.
+    """The update rule that `options` name, at `rate`: with moving averages of the weights if asked for, and with
+    loss scaling for float16.
 
     To be called in the strategy's scope.
     """
