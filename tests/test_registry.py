@@ -19,6 +19,7 @@ from tfds_builders.records import pixels
 from tfds_builders.records.errors import Refused
 from tfds_builders.records.pixels import decode_uint8, load_pixels, resize_uint8
 from trainers import registry, tracking
+from trainers.decision import Decision
 
 CHAMPION = f"models:/{NAME}@champion"
 
@@ -110,7 +111,7 @@ def test_label_names_and_threshold_travel_in_the_model(registered, images):
         registered.run_id,
         registered.keras_file,
         registered_name="realshard-names",
-        threshold=threshold,
+        decision=Decision(threshold),
         label_names=("echt", "falsch"),
     )
     verdicts = registry.load_detector("models:/realshard-names/1").predict(images)

@@ -20,6 +20,8 @@ ENVIRONMENT_PREFIX = "REALSHARD_"
 SMALLEST_IMAGE = 32  # pixels; ResNet50 halves the sides five times
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")  # also a directory name and an MLflow run name
 
+THRESHOLD_RULES = ("fixed", "balanced", "fpr")  # see trainers/decision.py
+
 
 def _flag(default: bool) -> Any:
     return simple_parsing.flag(default, negative_prefix="--no-")
@@ -58,6 +60,13 @@ class ModelConfig:
     weights: str = "imagenet"
     image_size: int = 224  # Side of the square that images are resized to, pixels.
     threshold: float = 0.5  # P(fake) from which on an image is called fake.
+    # How the threshold is chosen on the validation images after training: `fixed` (--threshold), `balanced` (best
+    # balanced accuracy) or `fpr` (the most fakes with at most --target-fpr of the reals called fake).
+    threshold_rule: str = "fixed"
+    target_fpr: float = 0.01  # With --threshold-rule fpr: the largest share of reals called fake.
+    calibrate: bool = _flag(False)  # Fit a temperature on the validation images, so that P(fake) is a probability.
+    # Verdicts are unsure around the threshold, where less than this share of validation verdicts is right; 0: never.
+    unsure_below: float = 0.0
     family: str = simple_parsing.field(default="resnet50", cmd=False)
 
     def __post_init__(self):
@@ -68,6 +77,14 @@ class ModelConfig:
             "take 224, or 64 to be quick",
         )
         _check(0 < self.threshold < 1, "--threshold must lie between 0 and 1", self.threshold, "take 0.5")
+        _check(
+            self.threshold_rule in THRESHOLD_RULES,
+            f"--threshold-rule must be one of {', '.join(THRESHOLD_RULES)}",
+            self.threshold_rule,
+            "take fixed",
+        )
+        _check(0 < self.target_fpr < 1, "--target-fpr must lie between 0 and 1", self.target_fpr, "take 0.01")
+        _check(0 <= self.unsure_below < 1, "--unsure-below must lie between 0 and 1", self.unsure_below, "take 0.9")
         _check(bool(self.weights), "--weights must be given", self.weights, "take imagenet, none or a file")
 
 

@@ -28,11 +28,13 @@ from tfds_builders.records.schema import LABELS
 from trainers import tracking
 from trainers.config import Config, flatten, to_dict
 from trainers.dataset import Dataset, Records, find, load
+from trainers.decision import Decision, decide
 from trainers.errors import CannotTrain
 from trainers.home import ray_dir
 from trainers.jobs import JobFolder
 from trainers.models.families import FAMILIES
 from trainers.models.family import Family
+from trainers.storage import default_data_dir
 from trainers.strategy import describe, plan_resources
 from trainers.worker import Task, selected, train
 
@@ -195,13 +197,13 @@ def _close(
     started = time.monotonic()
     history = json.loads((folder.path / HISTORY).read_text())
     predictions = pq.read_table(folder.path / PREDICTIONS)
-    test = metrics.of_split(predictions, "test")
-    summary = metrics.summarise(test, threshold=config.model.threshold)
+    decision = _decide(config, metrics.of_split(predictions, "validation"))
+    summary = metrics.summarise(metrics.of_split(decision.applied(predictions), "test"), decision.threshold)
     best = best_epoch(losses(history))
     logger.epoch(best, metrics.flatten(summary, "test/"))
     figures = folder.path / FIGURES
     figures.mkdir(exist_ok=True)
-    report.write_figures(predictions, history, figures)
+    report.write_figures(decision.applied(predictions), history, figures, threshold=decision.threshold, summary=summary)
     logger.figures(figures)
     for file in (PREDICTIONS, HISTORY, "config.json"):
         logger.artifact(folder.path / file)
@@ -221,10 +223,24 @@ def _close(
     )
     if config.job.register:
         started = time.monotonic()
-        result = _register(config, family, dataset, records["test"], test, folder, result)
+        test = metrics.of_split(predictions, "test")
+        result = _register(config, family, dataset, records["test"], test, decision, folder, result)
         seconds["register"] = time.monotonic() - started
     logger.finish("FINISHED")
     return result
+
+
+def _decide(config: Config, validation: Any) -> Decision:
+    options = config.model
+    return decide(
+        validation["label"].to_numpy(),
+        validation["p_fake"].to_numpy(),
+        rule=options.threshold_rule,
+        threshold=options.threshold,
+        target_fpr=options.target_fpr,
+        calibrate=options.calibrate,
+        unsure_below=options.unsure_below,
+    )
 
 
 def _register(
@@ -233,6 +249,7 @@ def _register(
     dataset: Dataset,
     records: Records,
     test: Any,
+    decision: Decision,
     folder: JobFolder,
     result: JobResult,
 ) -> JobResult:
@@ -247,7 +264,7 @@ def _register(
         images=list(RecordReader(records).images(rows)),
         registered_name=name,
         image_size=config.model.image_size,
-        threshold=config.model.threshold,
+        decision=decision,
         label_names=LABELS,
         tags={
             "variant": config.model.variant,
@@ -284,7 +301,7 @@ def describe_result(result: JobResult) -> str:
 
 def data_dir(config: Config) -> str:
     """Where built datasets are looked for."""
-    return config.data.data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+    return config.data.data_dir or default_data_dir()
 
 
 def new_name(config: Config) -> str:

@@ -1,6 +1,7 @@
 """What goes into a registered model besides the .keras file, and what it must agree with. Knows nothing of MLflow."""
 
 import ast
+import dataclasses
 import hashlib
 import importlib.metadata
 import json
@@ -11,6 +12,7 @@ import numpy as np
 
 import tfds_builders
 from tfds_builders.records.pixels import load_pixels
+from trainers.decision import Decision
 
 _RECORDS = "tfds_builders.records"
 _DECODER = "pixels"  # the module of tfds_builders.records that a registered model needs, with all that it imports
@@ -18,13 +20,10 @@ _PACKAGES = ("mlflow", "tensorflow", "keras", "numpy", "pandas", "pillow")
 _BATCH_IMAGES = 32
 
 
-def write_settings(path: Path, *, label_names: Sequence[str], threshold: float, image_size: int) -> Path:
-    """Writes what a verdict needs besides the weights: names of label 0 and 1, threshold on P(fake), input size."""
-    path.write_text(
-        json.dumps(
-            {"labels": list(label_names), "threshold": float(threshold), "image_size": int(image_size)}, indent=2
-        )
-    )
+def write_settings(path: Path, *, label_names: Sequence[str], image_size: int, decision: Decision) -> Path:
+    """Writes what a verdict needs besides the weights: names of label 0 and 1, input size, how P(fake) is judged."""
+    settings = {"labels": list(label_names), "image_size": int(image_size)} | dataclasses.asdict(decision)
+    path.write_text(json.dumps(settings, indent=2))
     return path
 
 

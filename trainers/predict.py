@@ -2,8 +2,9 @@
 
     python -m trainers.predict --model models:/realshard-resnet50@champion photo.jpg more-photos/
 
-prints a line a file: file, label, P(fake), model. JPEG, PNG, WebP, BMP, GIF and TIFF of any size; folders are walked.
-A file that cannot be read gets a line with the reason, the others are scored, and the exit code is 1 at the end.
+prints a line a file: file, label, P(fake), model; "fake?" or "real?" where the model is unsure. JPEG, PNG, WebP, BMP,
+GIF and TIFF of any size; folders are walked. A file that cannot be read gets a line with the reason, the others are
+scored, and the exit code is 1 at the end.
 """
 
 import argparse
@@ -32,6 +33,7 @@ class Answer:
     label: str | None
     p_fake: float | None
     error: str | None
+    unsure: bool = False  # P(fake) is near the threshold, see trainers/decision.py
 
 
 def find_files(paths: Sequence[Path]) -> list[Path]:
@@ -53,7 +55,7 @@ def predict_files(detector: Detector, files: Sequence[Path]) -> Iterator[Answer]
         verdicts = iter(detector.predict([data for _, data, error in contents if error is None]))
         for file, _, error in contents:
             verdict = Verdict(None, None, 0.0, error) if error else next(verdicts)
-            yield Answer(str(file), verdict.label, verdict.p_fake, verdict.error)
+            yield Answer(str(file), verdict.label, verdict.p_fake, verdict.error, verdict.is_unsure)
 
 
 def _read(file: Path) -> tuple[bytes, str | None]:
@@ -72,7 +74,8 @@ def _print_table(answers: Iterable[Answer], detector: Detector, width: int) -> b
     complete = True
     for answer in answers:
         if answer.error is None:
-            print(f"{answer.file:<{width}}  {answer.label:<5}  {answer.p_fake:7.4f}  {model}", flush=True)
+            label = f"{answer.label}{'?' if answer.unsure else ''}"
+            print(f"{answer.file:<{width}}  {label:<5}  {answer.p_fake:7.4f}  {model}", flush=True)
         else:
             complete = False
             print(f"{answer.file:<{width}}  {'-':<5}  {'-':>7}  unreadable: {answer.error}", flush=True)
@@ -90,7 +93,8 @@ def _print_json(answers: Iterable[Answer], detector: Detector) -> bool:
 
 
 @contextlib.contextmanager
-def _silent_stderr() -> Iterator[None]:
+def silent_stderr() -> Iterator[None]:
+    """Nothing that libraries write to stderr is seen; exceptions are."""
     # TensorFlow writes to the descriptor, before it reads TF_CPP_MIN_LOG_LEVEL.
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
@@ -116,7 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns the exit code: 0, or 1 if a file has no verdict."""
     options: Any = _parser().parse_args(arguments)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    with _silent_stderr():
+    with silent_stderr():
         detector = load_detector(options.model)
     files = find_files(options.images)
     answers = predict_files(detector, files)
