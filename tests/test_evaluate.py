@@ -147,3 +147,17 @@ def test_a_damaged_record_is_named(built, tmp_path):
     shard.write_bytes(data)
     with pytest.raises(Refused, match=r"00005\.png"):
         evaluate.evaluate(CHAMPION, ["toy"], str(tmp_path), "test", tmp_path / "out")
+
+
+def test_robustness_is_measured_change_by_change(built, tmp_path):
+    arguments = ["--model", CHAMPION, "--dataset", "toy", "--data-dir", built.data_dir, "--out", str(tmp_path)]
+    assert evaluate.main([*arguments, "--robustness", "--robustness-images", "30"]) == 0
+    rows = json.loads((tmp_path / "card.json").read_text())["robustness"]
+    assert rows[0]["change"] == "none"
+    changes = {row["change"] for row in rows}
+    assert {"jpeg", "webp", "blur", "resize", "noise", "crop", "brightness", "screenshot", "fgsm", "pgd"} < changes
+    assert {row["n"] for row in rows} == {30}
+    auc = {(row["change"], row["strength"]): row["auc"] for row in rows}
+    assert auc[("pgd", 4)] <= auc[("fgsm", 4)] < auc[("none", None)]
+    assert (tmp_path / "figures" / "robustness.png").exists()
+    assert "Robustness, on 30 of the images" in (tmp_path / "card.html").read_text("utf-8")

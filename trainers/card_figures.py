@@ -31,6 +31,7 @@ from trainers.report import COLOURS, GREY, STYLE
 _DET_TICKS = (0.001, 0.01, 0.05, 0.2, 0.5, 0.8, 0.95, 0.99)
 _DET_ENDS = 0.001
 MAX_BARS = 40
+_ON_ANY_PAPER: Any = {"grid.color": GREY, "grid.alpha": 0.3, "legend.facecolor": "none", "legend.framealpha": 0}
 
 
 def figures_of(predictions: pa.Table, card: Card, history: Sequence[dict[str, Any]] = ()) -> dict[str, Figure]:
@@ -53,7 +54,7 @@ def figures_of(predictions: pa.Table, card: Card, history: Sequence[dict[str, An
     for column, summaries in card["by"].items():
         panels[f"by_{column}"] = functools.partial(draw_by, summaries=summaries, column=column)
     figures = {}
-    with matplotlib.rc_context(STYLE):
+    with matplotlib.rc_context({**STYLE, **_ON_ANY_PAPER}):
         for name, draw in panels.items():
             bars = min(len(card["by"][name.removeprefix("by_")]), MAX_BARS) if name.startswith("by_") else 0
             figures[name] = report.new_figure(6.4, max(5.8, 1.6 + 0.5 * bars))

@@ -56,7 +56,7 @@ th:first-child, td:first-child { text-align: left; }
 tr:nth-child(even) td { background: var(--shade); }
 .figures { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 30rem), 1fr)); gap: 1rem; }
 .figures .wide { grid-column: 1 / -1; }
-.figures svg { width: 100%; height: auto; } .figures svg text { fill: currentColor; }
+.figures svg { width: 100%; height: auto; fill: currentColor; }
 .pictures { display: flex; flex-wrap: wrap; gap: 0.8rem; }
 .pictures figure { margin: 0; width: 8.5rem; font-size: 0.8rem; overflow-wrap: anywhere; }
 .pictures img { width: 100%; display: block; }

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from trainers.calibration import apply_temperature, fit_temperature
-from trainers.config import THRESHOLD_RULES
+from trainers.config import THRESHOLD_RULES, ModelConfig
 from trainers.operating import best_balanced_threshold, threshold_at_fpr
 
 
@@ -78,6 +78,19 @@ def decide(
     threshold = chosen.get(rule) or threshold
     band = unsure_band(labels, p_fake, threshold, unsure_below) if unsure_below else None
     return Decision(threshold, temperature, band, float(np.mean(labels == 1)))
+
+
+def decide_for(options: ModelConfig, validation: pa.Table) -> Decision:
+    """`decide` as a job is told to, on its predictions for the validation images."""
+    return decide(
+        validation["label"].to_numpy(),
+        validation["p_fake"].to_numpy(),
+        rule=options.threshold_rule,
+        threshold=options.threshold,
+        target_fpr=options.target_fpr,
+        calibrate=options.calibrate,
+        unsure_below=options.unsure_below,
+    )
 
 
 def unsure_band(labels: np.ndarray, scores: np.ndarray, threshold: float, precision: float) -> tuple[float, float]:

@@ -25,6 +25,7 @@ from trainers.card_pictures import Part, augmented, most_wrong_images
 from trainers.dataset import find, load
 from trainers.predict import DEFAULT_MODEL, silent_stderr
 from trainers.registry import Detector, load_detector
+from trainers.robustness import robustness, sample
 from trainers.storage import default_data_dir
 
 PREDICTIONS, CARD, PAGE, FIGURES = "predictions.parquet", "card.json", "card.html", "figures"
@@ -114,7 +115,14 @@ def write(
 
 
 def evaluate(
-    model: str, names: Sequence[str], data_dir: str, split: str, directory: Path, is_logged: bool = False
+    model: str,
+    names: Sequence[str],
+    data_dir: str,
+    split: str,
+    directory: Path,
+    *,
+    num_robustness: int = 0,
+    is_logged: bool = False,
 ) -> Card:
     """Evaluates a registered model and writes its card into `directory`; what the command does.
 
@@ -124,6 +132,7 @@ def evaluate(
       data_dir: where they are.
       split: a split, or an expression such as "test[:10%]".
       directory: made if need be.
+      num_robustness: on so many images it is measured how the detector stands changed images; 0: on none.
       is_logged: whether the model's MLflow run gets a copy.
 
     Raises:
@@ -140,6 +149,8 @@ def evaluate(
         unsure=settings.get("unsure"),
         notes=notes_of(detector, version.tags, parts),
     )
+    if num_robustness:
+        card["robustness"] = robustness(detector, sample(parts, predictions, num_robustness))
     where = ", ".join(f"{part.dataset.name}:{part.dataset.version}" for part in parts)
     title = f"{detector.name} v{detector.version} on {where}, {split}"
     fingerprints = ", ".join(part.dataset.fingerprint[:16] for part in parts)
@@ -187,6 +198,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--split", default="test", help="a split, or part of one: test[:10%%] (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=Path("card"), help="folder to write to (default: %(default)s)")
     parser.add_argument("--log", action="store_true", help="also put the card into the model's MLflow run")
+    parser.add_argument("--robustness", action="store_true", help="also try changed and attacked images")
+    parser.add_argument(
+        "--robustness-images", type=int, default=500, help="on so many of the images (default: %(default)s)"
+    )
     return parser
 
 
@@ -196,8 +211,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with silent_stderr():
         import tensorflow  # noqa: F401  # says much when it is imported
+    if options.robustness_images < 2:
+        raise Refused(f"--robustness-images must be at least 2. Received: {options.robustness_images}. Take 500.")
     card = evaluate(
-        options.model, options.dataset.split(","), options.data_dir, options.split, options.out, options.log
+        options.model,
+        options.dataset.split(","),
+        options.data_dir,
+        options.split,
+        options.out,
+        num_robustness=options.robustness_images if options.robustness else 0,
+        is_logged=options.log,
     )
     print(describe(card))
     print(f"card  {options.out / PAGE}")

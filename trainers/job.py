@@ -28,7 +28,7 @@ from tfds_builders.records.schema import LABELS
 from trainers import tracking
 from trainers.config import Config, flatten, to_dict
 from trainers.dataset import Dataset, Records, find, load
-from trainers.decision import Decision, decide
+from trainers.decision import Decision, decide_for
 from trainers.errors import CannotTrain
 from trainers.home import ray_dir
 from trainers.jobs import JobFolder
@@ -197,7 +197,7 @@ def _close(
     started = time.monotonic()
     history = json.loads((folder.path / HISTORY).read_text())
     predictions = pq.read_table(folder.path / PREDICTIONS)
-    decision = _decide(config, metrics.of_split(predictions, "validation"))
+    decision = decide_for(config.model, metrics.of_split(predictions, "validation"))
     summary = metrics.summarise(metrics.of_split(decision.applied(predictions), "test"), decision.threshold)
     best = best_epoch(losses(history))
     logger.epoch(best, metrics.flatten(summary, "test/"))
@@ -228,19 +228,6 @@ def _close(
         seconds["register"] = time.monotonic() - started
     logger.finish("FINISHED")
     return result
-
-
-def _decide(config: Config, validation: Any) -> Decision:
-    options = config.model
-    return decide(
-        validation["label"].to_numpy(),
-        validation["p_fake"].to_numpy(),
-        rule=options.threshold_rule,
-        threshold=options.threshold,
-        target_fpr=options.target_fpr,
-        calibrate=options.calibrate,
-        unsure_below=options.unsure_below,
-    )
 
 
 def _register(
