@@ -85,11 +85,12 @@ class Detector(mlflow.pyfunc.PythonModel):
                 errors.append(str(bad))
         p_fake = iter(self.score_pixels(np.stack(pixels)).tolist() if pixels else [])
         return [
-            self._verdict(next(p_fake)) if error is None else (None, None, self.threshold, None, error)
+            self.verdict(next(p_fake)) if error is None else (None, None, self.threshold, None, error)
             for error in errors
         ]
 
-    def _verdict(self, p_fake: float) -> tuple[str, float, float, bool, None]:
+    def verdict(self, p_fake: float) -> tuple[str, float, float, bool, None]:
+        """The row of `predict` for a P(fake)."""
         is_unsure = self.unsure is not None and self.unsure[0] <= p_fake < self.unsure[1]
         return self.labels[int(p_fake >= self.threshold)], p_fake, self.threshold, is_unsure, None
 
