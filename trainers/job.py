@@ -196,14 +196,16 @@ def _close(
 
     started = time.monotonic()
     history = json.loads((folder.path / HISTORY).read_text())
-    predictions = pq.read_table(folder.path / PREDICTIONS)
-    decision = decide_for(config.model, metrics.of_split(predictions, "validation"))
-    summary = metrics.summarise(metrics.of_split(decision.applied(predictions), "test"), decision.threshold)
+    scored = pq.read_table(folder.path / PREDICTIONS)  # by the network
+    decision = decide_for(config.model, metrics.of_split(scored, "validation"))
+    predictions = decision.applied(scored)  # as the registered model will report them
+    pq.write_table(predictions, folder.path / PREDICTIONS)
+    summary = metrics.summarise(metrics.of_split(predictions, "test"), decision.threshold)
     best = best_epoch(losses(history))
     logger.epoch(best, metrics.flatten(summary, "test/"))
     figures = folder.path / FIGURES
     figures.mkdir(exist_ok=True)
-    report.write_figures(decision.applied(predictions), history, figures, threshold=decision.threshold, summary=summary)
+    report.write_figures(predictions, history, figures, threshold=decision.threshold, summary=summary)
     logger.figures(figures)
     for file in (PREDICTIONS, HISTORY, "config.json"):
         logger.artifact(folder.path / file)
@@ -223,7 +225,7 @@ def _close(
     )
     if config.job.register:
         started = time.monotonic()
-        test = metrics.of_split(predictions, "test")
+        test = metrics.of_split(scored, "test")
         result = _register(config, family, dataset, records["test"], test, decision, folder, result)
         seconds["register"] = time.monotonic() - started
     logger.finish("FINISHED")
@@ -258,6 +260,7 @@ def _register(
             "dataset": result.dataset,
             "fingerprint": dataset.fingerprint,
             "test_auc": result.metrics["auc"],
+            "threshold": decision.threshold,
         },
         expected=test["p_fake"].to_numpy()[rows],
     )
