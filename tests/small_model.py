@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image
 
 from trainers import registry, tracking
+from trainers.decision import Decision
 
 IMAGE_SIZE = 24
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
@@ -48,7 +49,7 @@ def register(run_id: str, keras_file: Path, **changes) -> int:
         "images": [image_bytes(image_format, seed=seed) for seed, image_format in enumerate(FORMATS)],
         "registered_name": NAME,
         "image_size": IMAGE_SIZE,
-        "threshold": 0.5,
+        "decision": Decision(),
         "label_names": ("real", "fake"),
         "tags": {"realshard.fingerprint": "f" * 64},
     }

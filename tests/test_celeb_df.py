@@ -15,9 +15,10 @@ from PIL import Image
 
 from tfds_builders.celeb_df.celeb_df_dataset_builder import Builder
 from tfds_builders.records.errors import Refused
+from tfds_builders.records.frames import RANDOM_FRAME, choose_frames
 from tfds_builders.records.schema import BUILD, EXCLUDED, QUARANTINE
 from tfds_builders.sharding.sources import Source, read
-from tfds_builders.sharding.video import RANDOM_FRAME, choose_frames, frames_of
+from tfds_builders.sharding.video import frames_of
 
 
 @pytest.mark.parametrize(
@@ -225,7 +226,7 @@ def test_frames_of_an_earlier_run_are_used_again(tmp_path, monkeypatch):
     path.unlink()
     assert frames_of(entry, 3, tmp_path / "frames") == first
     assert path.read_bytes() == content
-    monkeypatch.setattr("tfds_builders.sharding.video._decode", None)
+    monkeypatch.setattr("tfds_builders.sharding.video.decode_frames", None)
     assert frames_of(entry, 3, tmp_path / "frames") == first
 
 

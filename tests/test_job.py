@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import keras
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
@@ -16,8 +17,13 @@ from tests.small_dataset import write_dataset
 from tfds_builders.records.errors import Refused
 from trainers import job, tracking
 from trainers.config import ClusterConfig, Config, DataConfig, JobConfig, ModelConfig, OptimiserConfig
+from trainers.dataset import load
 from trainers.jobs import JobFolder
+from trainers.metrics import of_split
 from trainers.models.resnet import build_resnet50
+from trainers.operating import best_balanced_threshold
+from trainers.reader import RecordReader
+from trainers.registry import load_detector
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +47,7 @@ def home(tmp_path_factory):
 def small(data: Path, **changes) -> Config:
     config = Config(
         data=DataConfig(dataset="toy", data_dir=str(data)),
-        model=ModelConfig(weights="none", image_size=32),
+        model=ModelConfig(weights="none", image_size=32, threshold_rule="balanced", calibrate=True),
         optimiser=OptimiserConfig(epochs=1, global_batch_size=8),
         cluster=ClusterConfig(cpus_per_worker=2),
         job=JobConfig(name="first"),
@@ -83,6 +89,23 @@ def test_job_is_one_finished_run_with_config_metrics_and_artifacts(finished):
     assert inputs == dict.fromkeys(("train", "validation", "test"), finished.fingerprint[:36])
     artifacts = {file.path for file in client.list_artifacts(finished.run_id)}
     assert {"predictions.parquet", "history.json", "config.json", "figures"} <= artifacts
+
+
+def test_threshold_and_temperature_are_chosen_on_validation_and_stored_in_the_model(finished, data):
+    validation, test = (
+        of_split(pq.read_table(Path(finished.directory) / "predictions.parquet"), split)
+        for split in ("validation", "test")
+    )
+    detector = load_detector("models:/realshard-resnet50@champion")
+    settings = detector.network.settings
+    labels, scores = validation["label"].to_numpy(), validation["p_fake"].to_numpy()
+    assert settings["threshold"] == pytest.approx(best_balanced_threshold(labels, scores))
+    assert settings["temperature"] not in (None, 1.0)
+    assert settings["base_rate"] == pytest.approx(4 / 9)
+    assert finished.metrics["threshold"] == settings["threshold"]
+    images = RecordReader(load(data / "toy" / "1.0.0").select("test")).images(np.arange(11))
+    reported = [verdict.p_fake for verdict in detector.predict(list(images))]
+    np.testing.assert_allclose(reported, test["p_fake"].to_numpy(), atol=1e-5)
 
 
 def test_first_model_is_the_champion_and_names_its_run(finished):

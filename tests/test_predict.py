@@ -3,12 +3,15 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import small_model
 from small_model import FORMATS, NAME, image_bytes
 
 from tfds_builders.records.errors import Refused
+from tfds_builders.records.frames import count_frames, decode_frames
+from tfds_builders.samples.videos import make_video
 from trainers import predict
 
 MODEL = ["--model", f"models:/{NAME}@champion"]
@@ -105,6 +108,46 @@ def test_the_table_names_file_label_score_and_version(home, folder, capsys):
     assert bad.startswith(str(folder / "notes.txt"))
     assert "unreadable: " in bad
     assert good.index(label) == heading.index("label")
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    """A video of 16 frames."""
+    file = tmp_path_factory.mktemp("clips") / "clip.mp4"
+    file.write_bytes(make_video(0, 2, seed=0, size=64).mp4)
+    return file
+
+
+def test_a_video_gets_the_mean_of_its_frames(home, clip, tmp_path, capsys):
+    data = clip.read_bytes()
+    assert count_frames(data) == 16
+    pictures = dict(decode_frames(data, set(range(16))))
+    for number, png in pictures.items():
+        (tmp_path / f"{number:02}.png").write_bytes(png)
+    _, stills = answers_of(capsys, str(tmp_path))
+    scores = [answer["p_fake"] for answer in stills]
+    for wanted, numbers in ((16, range(16)), (4, (2, 6, 10, 14))):
+        code, (answer,) = answers_of(capsys, "--frames", str(wanted), str(clip))
+        assert (code, answer["frames"]) == (0, wanted)
+        assert answer["p_fake"] == pytest.approx(sum(scores[number] for number in numbers) / wanted, abs=1e-6)
+        assert answer["label"] == ("fake" if answer["p_fake"] >= 0.5 else "real")
+
+
+def test_videos_and_images_keep_their_order_and_a_bad_video_its_reason(home, folder, clip, capsys):
+    (folder / "broken.mp4").write_bytes(b"no video")
+    (folder / "0-clip.MOV").write_bytes(clip.read_bytes())
+    code, answers = answers_of(capsys, str(folder))
+    assert code == 1
+    assert [answer["file"] for answer in answers] == sorted(answer["file"] for answer in answers)
+    by_name = {Path(answer["file"]).name: answer for answer in answers}
+    assert "cannot be decoded" in by_name["broken.mp4"]["error"]
+    assert by_name["0-clip.MOV"]["frames"] == 16
+    assert [name for name, answer in by_name.items() if answer["error"]] == ["broken.mp4"]
+
+
+def test_no_frames_at_all_are_refused(home, clip):
+    with pytest.raises(Refused, match="--frames must be at least 1"):
+        predict.main([*MODEL, "--frames", "0", str(clip)])
 
 
 def test_an_unknown_model_is_refused_before_anything_is_read(home, capsys):

@@ -19,6 +19,8 @@ from tfds_builders.records import pixels
 from tfds_builders.records.errors import Refused
 from tfds_builders.records.pixels import decode_uint8, load_pixels, resize_uint8
 from trainers import registry, tracking
+from trainers.calibration import apply_temperature
+from trainers.decision import Decision
 
 CHAMPION = f"models:/{NAME}@champion"
 
@@ -120,13 +122,33 @@ def test_label_names_and_threshold_travel_in_the_model(registered, images):
         registered.run_id,
         registered.keras_file,
         registered_name="realshard-names",
-        threshold=threshold,
+        decision=Decision(threshold),
         label_names=("echt", "falsch"),
     )
     verdicts = registry.load_detector("models:/realshard-names/1").predict(images)
     assert [verdict.label for verdict in verdicts] == ["falsch" if p >= threshold else "echt" for p in scores]
     assert {verdict.label for verdict in verdicts} == {"echt", "falsch"}
     assert {verdict.threshold for verdict in verdicts} == {threshold}
+
+
+def test_a_model_with_a_temperature_reports_calibrated_scores_and_is_unsure_in_its_band(registered, images):
+    scores = scores_of(registered.keras_file, images)
+    calibrated = apply_temperature(scores, 2.5)
+    low, high = (float(np.quantile(calibrated, share)) for share in (0.3, 0.7))
+    threshold = (low + high) / 2
+    small_model.register(
+        registered.run_id,
+        registered.keras_file,
+        registered_name="realshard-calibrated",
+        decision=Decision(threshold, temperature=2.5, unsure=(low, high), base_rate=0.5),
+        expected=scores,  # of the network: it is compared after the temperature
+    )
+    verdicts = registry.load_detector("models:/realshard-calibrated/1").predict(images)
+    np.testing.assert_allclose([verdict.p_fake for verdict in verdicts], calibrated, atol=1e-6)
+    assert [verdict.label for verdict in verdicts] == ["fake" if p >= threshold else "real" for p in calibrated]
+    unsure = [verdict.is_unsure for verdict in verdicts]
+    assert unsure == [low <= p < high for p in calibrated]
+    assert set(unsure) == {True, False}
 
 
 @pytest.mark.parametrize("error", [1e-4, float("nan")])

@@ -28,6 +28,7 @@ PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 CLASS_WEIGHTS = ("none", "balanced")
 RATE_SCALES = ("none", "linear", "sqrt")
 SCHEDULES = ("constant", "cosine")
+THRESHOLD_RULES = ("fixed", "balanced", "fpr")  # see trainers/decision.py
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,13 @@ class ModelConfig:
     # squares from anywhere along the longer side and evaluates the middle.
     aspect: str = "resize"
     threshold: float = 0.5  # P(fake) from which on an image is called fake.
+    # How the threshold is chosen on the validation images after training: `fixed` (--threshold), `balanced` (best
+    # balanced accuracy) or `fpr` (the most fakes with at most --target-fpr of the reals called fake).
+    threshold_rule: str = "fixed"
+    target_fpr: float = 0.01  # With --threshold-rule fpr: the largest share of reals called fake.
+    calibrate: bool = flag(False)  # Fit a temperature on the validation images, so that P(fake) is a probability.
+    # Verdicts are unsure around the threshold, where less than this share of validation verdicts is right; 0: never.
+    unsure_below: float = 0.0
     dropout: float | None = None  # Rate of all dropout layers. Default: the variant's own rates.
     family: str = simple_parsing.field(default="resnet50", cmd=False)
 
@@ -62,6 +70,9 @@ class ModelConfig:
             self.dropout,
             "leave it out for the variant's own rates",
         )
+        one_of("threshold_rule", self.threshold_rule, THRESHOLD_RULES)
+        check(0 < self.target_fpr < 1, "--target-fpr must lie between 0 and 1", self.target_fpr, "take 0.01")
+        check(0 <= self.unsure_below < 1, "--unsure-below must lie between 0 and 1", self.unsure_below, "take 0.9")
         check(bool(self.weights), "--weights must be given", self.weights, "take imagenet, none or a file")
 
 

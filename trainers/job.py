@@ -27,6 +27,7 @@ from tfds_builders.records.schema import LABELS
 from trainers import ensemble, tracking
 from trainers.config import Config, flatten, from_dict, to_dict
 from trainers.dataset import Dataset, Records
+from trainers.decision import Decision, decide_for
 from trainers.home import pixels_dir, ray_dir
 from trainers.jobs import JobFolder
 from trainers.mixture import find_all, load_all, resolve
@@ -34,6 +35,7 @@ from trainers.models.families import FAMILIES
 from trainers.models.family import Family
 from trainers.policies import make_order
 from trainers.recovery import train_in_workers
+from trainers.storage import default_data_dir
 from trainers.strategy import Resources, describe, plan_resources
 from trainers.worker import HISTORY, MODEL, PREDICTIONS, Task, selected, shared_groups
 
@@ -157,14 +159,16 @@ def _close(
 
     started = time.monotonic()
     history = json.loads((folder.path / HISTORY).read_text())
-    predictions = pq.read_table(folder.path / PREDICTIONS)
-    test = metrics.of_split(predictions, "test")
-    summary = metrics.summarise(test, threshold=config.model.threshold)
+    scored = pq.read_table(folder.path / PREDICTIONS)  # by the network
+    decision = decide_for(config.model, metrics.of_split(scored, "validation"))
+    predictions = decision.applied(scored)  # as the registered model will report them
+    pq.write_table(predictions, folder.path / PREDICTIONS)
+    summary = metrics.summarise(metrics.of_split(predictions, "test"), decision.threshold)
     best = best_epoch(losses(history)) if history else 0
     logger.epoch(best, metrics.flatten(summary, "test/"))
     figures = folder.path / FIGURES
     figures.mkdir(exist_ok=True)
-    report.write_figures(predictions, history, figures, threshold=config.model.threshold, summary=summary)
+    report.write_figures(predictions, history, figures, threshold=decision.threshold, summary=summary)
     logger.figures(figures)
     for file in (PREDICTIONS, HISTORY, "config.json"):
         logger.artifact(folder.path / file)
@@ -184,7 +188,8 @@ def _close(
     )
     if config.job.register:
         started = time.monotonic()
-        result = _register(config, family, dataset, records["test"], test, folder, result)
+        test = metrics.of_split(scored, "test")
+        result = _register(config, family, dataset, records["test"], test, decision, folder, result)
         seconds["register"] = time.monotonic() - started
     logger.finish("FINISHED")
     return result
@@ -196,6 +201,7 @@ def _register(
     dataset: Dataset,
     records: Records,
     test: Any,
+    decision: Decision,
     folder: JobFolder,
     result: JobResult,
 ) -> JobResult:
@@ -210,13 +216,14 @@ def _register(
         images=list(RecordReader(records).images(rows)),
         registered_name=name,
         image_size=config.model.image_size,
-        threshold=config.model.threshold,
+        decision=decision,
         label_names=LABELS,
         tags={
             "variant": config.model.variant,
             "dataset": result.dataset,
             "fingerprint": dataset.fingerprint,
             "test_auc": result.metrics["auc"],
+            "threshold": decision.threshold,
         },
         expected=test["p_fake"].to_numpy()[rows],
         aspect=config.model.aspect,
@@ -249,7 +256,7 @@ def describe_result(result: JobResult) -> str:
 
 def data_dir(config: Config) -> str:
     """Where built datasets are looked for."""
-    return config.data.data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+    return config.data.data_dir or default_data_dir()
 
 
 def new_name(config: Config) -> str:

@@ -60,10 +60,12 @@ def summarise(predictions: pa.Table, threshold: float = 0.5, bootstrap: int = 10
 
 def summarise_by(predictions: pa.Table, column: str, threshold: float = 0.5) -> dict[str, Summary]:
     """`summarise`, without intervals, of the rows of each value of `column`, by value."""
-    return {
-        value: summarise(predictions.filter(pc.equal(predictions[column], value)), threshold, bootstrap=0)
-        for value in sorted(pc.unique(predictions[column]).to_pylist())
-    }
+    used = list(dict.fromkeys(["label", "p_fake", "group", column]))
+    ordered = predictions.select(used).sort_by(column)  # once: a filter a value would read all rows for each
+    runs = pc.run_end_encode(ordered[column].combine_chunks())
+    ends = runs.run_ends.to_pylist()
+    parts = zip(runs.values.to_pylist(), [0, *ends], ends, strict=False)
+    return {value: summarise(ordered.slice(begin, end - begin), threshold, bootstrap=0) for value, begin, end in parts}
 
 
 def summarise_left_out(predictions: pa.Table, generators: Collection[str], **options: Any) -> Summary:
@@ -71,6 +73,12 @@ def summarise_left_out(predictions: pa.Table, generators: Collection[str], **opt
     trained on, if these were left out of training."""
     chosen = pc.is_in(predictions["generator"], value_set=pa.array(sorted(generators), pa.string()))
     return summarise(predictions.filter(pc.or_(pc.equal(predictions["label"], 0), chosen)), **options)
+
+
+def resamples_for(num_images: int) -> int:
+    """How many resamples `auc_interval` needs seconds for: 1000 up to 200,000 images, then fewer, 200 from a million
+    on, whose quantiles still stand on five resamples on each side."""
+    return int(np.clip(200_000_000 // max(num_images, 1), 200, 1000))
 
 
 def flatten(summary: Summary, prefix: str) -> dict[str, float]:
@@ -96,11 +104,11 @@ def _labels_and_scores(predictions: pa.Table) -> tuple[np.ndarray, np.ndarray]:
 
 def group_numbers(predictions: pa.Table) -> np.ndarray:
     """int64 [n]: 0, 1, ... for the groups. A record whose group is unknown ("") is a group of its own."""
-    names = predictions["group"].to_numpy(zero_copy_only=False).astype(object)
-    unknown = np.flatnonzero(names == "")
-    names[unknown] = list(zip(unknown.tolist(), strict=True))  # a tuple equals no group's name
-    numbers: dict[Any, int] = {}
-    return np.array([numbers.setdefault(name, len(numbers)) for name in names], np.int64)
+    column = predictions["group"]
+    known = np.asarray(pc.not_equal(column, ""), bool)
+    codes = column.combine_chunks().dictionary_encode().indices.to_numpy(zero_copy_only=False).astype(np.int64)
+    numbers = np.where(known, codes, len(codes) + np.arange(len(codes)))  # beyond every group's number
+    return np.unique(numbers, return_inverse=True)[1].astype(np.int64)
 
 
 def _ratio(part: int, whole: int) -> float | None:

@@ -32,6 +32,12 @@ def _rates(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarr
     return false_positive, true_positive, np.r_[np.nextafter(distinct[0], np.inf), between, min(0.0, distinct[-1])]
 
 
+def error_rates(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+    """(share of reals called fake, share of fakes called real) at every distinct threshold, the highest one first."""
+    rates = _rates(labels, scores)
+    return None if rates is None else (rates[0], 1 - rates[1])
+
+
 def equal_error_rate(labels: np.ndarray, scores: np.ndarray) -> float | None:
     """Where as many reals are called fake as fakes real: the false positive rate at which the ROC curve, with straight
     lines between its points, meets the line from (0, 1) to (1, 0)."""

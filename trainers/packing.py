@@ -1,6 +1,7 @@
 """What goes into a registered model besides the .keras file, and what it must agree with. Knows nothing of MLflow."""
 
 import ast
+import dataclasses
 import hashlib
 import importlib.metadata
 import json
@@ -12,6 +13,7 @@ import numpy as np
 
 import tfds_builders
 from tfds_builders.records.pixels import RESIZE, load_pixels
+from trainers.decision import Decision
 
 _RECORDS = "tfds_builders.records"
 _DECODER = "pixels"  # the module of tfds_builders.records that a registered model needs, with all that it imports
@@ -20,12 +22,12 @@ _BATCH_IMAGES = 32
 
 
 def write_settings(
-    path: Path, *, label_names: Sequence[str], threshold: float, image_size: int, aspect: str = RESIZE
+    path: Path, *, label_names: Sequence[str], image_size: int, decision: Decision, aspect: str = RESIZE
 ) -> Path:
-    """Writes what a verdict needs besides the weights: names of label 0 and 1, threshold on P(fake), input size, how an
-    image becomes a square."""
-    settings = {"labels": list(label_names), "threshold": float(threshold), "image_size": int(image_size)}
-    path.write_text(json.dumps(settings | {"aspect": aspect}, indent=2))
+    """Writes what a verdict needs besides the weights: names of label 0 and 1, input size, how an image becomes a
+    square, how P(fake) is judged."""
+    settings = {"labels": list(label_names), "image_size": int(image_size), "aspect": aspect}
+    path.write_text(json.dumps(settings | dataclasses.asdict(decision), indent=2))
     return path
 
 

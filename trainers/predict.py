@@ -1,14 +1,16 @@
-"""Verdicts on image files.
+"""Verdicts on image and video files.
 
-    python -m trainers.predict --model models:/realshard-resnet50@champion photo.jpg more-photos/
+    python -m trainers.predict --model models:/realshard-resnet50@champion photo.jpg more-photos/ clip.mp4
 
-prints a line a file: file, label, P(fake), model. JPEG, PNG, WebP, BMP, GIF and TIFF of any size; folders are walked.
-A file that cannot be read gets a line with the reason, the others are scored, and the exit code is 1 at the end.
+prints a line a file: file, label, P(fake), model; "fake?" or "real?" where the model is unsure. JPEG, PNG, WebP, BMP,
+GIF and TIFF of any size; folders are walked. The P(fake) of a video is the mean of its frames'. A file that cannot be
+read gets a line with the reason, the others are scored, and the exit code is 1 at the end.
 """
 
 import argparse
 import contextlib
 import dataclasses
+import itertools
 import json
 import os
 import sys
@@ -16,11 +18,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from tfds_builders.records.errors import Refused
+from tfds_builders.records.frames import choose_frames, count_frames, decode_frames
+from tfds_builders.records.header import BadImage
 from trainers.registry import Detector, Verdict, load_detector
 
 DEFAULT_MODEL = "models:/realshard-resnet50@champion"
 # What is taken from a folder; a file named on the command line may be called anything.
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm")
+NUM_FRAMES = 16  # of a video, at regular intervals
 _BATCH_IMAGES = 32
 
 
@@ -32,28 +39,59 @@ class Answer:
     label: str | None
     p_fake: float | None
     error: str | None
+    unsure: bool = False  # P(fake) is near the threshold, see trainers/decision.py
+    frames: int | None = None  # of a video: so many were scored
 
 
 def find_files(paths: Sequence[Path]) -> list[Path]:
-    """`paths`, with each folder replaced by the image files in it and below, by name."""
+    """`paths`, with each folder replaced by the images and videos in it and below, by name."""
     files = []
     for path in paths:
         if path.is_dir():
-            below = sorted(found for found in path.rglob("*") if found.suffix.lower() in SUFFIXES and found.is_file())
+            known = SUFFIXES + VIDEO_SUFFIXES
+            below = sorted(found for found in path.rglob("*") if found.suffix.lower() in known and found.is_file())
             files += below or [path]  # a folder without images is answered as one unreadable file
         else:
             files.append(path)
     return files
 
 
-def predict_files(detector: Detector, files: Sequence[Path]) -> Iterator[Answer]:
-    """The answers, in the order of `files`, batch by batch; at most 32 files are in memory."""
+def predict_files(detector: Detector, files: Sequence[Path], num_frames: int = NUM_FRAMES) -> Iterator[Answer]:
+    """The answers, in the order of `files`: images batch by batch, of which at most 32 are in memory, and videos one by
+    one, by `num_frames` of their frames."""
+    for is_video, some in itertools.groupby(files, lambda file: file.suffix.lower() in VIDEO_SUFFIXES):
+        if is_video:
+            yield from (_predict_video(detector, file, num_frames) for file in some)
+        else:
+            yield from _predict_images(detector, list(some))
+
+
+def _predict_video(detector: Detector, file: Path, num_frames: int) -> Answer:
+    """The mean P(fake) of frames at regular intervals, judged by the model's own threshold; of a video that is damaged
+    somewhere, of those before the damage."""
+    data, error = _read(file)
+    frames: list[bytes] = []
+    if error is None:
+        try:
+            numbers = choose_frames(count_frames(data), num_frames, file.name)
+            for _, png in decode_frames(data, set(numbers)):
+                frames.append(png)
+        except BadImage as bad:
+            error = bad.sentence
+    scores = [verdict.p_fake for verdict in detector.predict(frames) if verdict.p_fake is not None] if frames else []
+    if not scores:
+        return Answer(str(file), None, None, error or "the video has no frame that can be read")
+    label, p_fake, _, is_unsure, _ = detector.network.verdict(sum(scores) / len(scores))
+    return Answer(str(file), label, p_fake, None, is_unsure, len(scores))
+
+
+def _predict_images(detector: Detector, files: Sequence[Path]) -> Iterator[Answer]:
     for start in range(0, len(files), _BATCH_IMAGES):
         contents = [(file, *_read(file)) for file in files[start : start + _BATCH_IMAGES]]
         verdicts = iter(detector.predict([data for _, data, error in contents if error is None]))
         for file, _, error in contents:
             verdict = Verdict(None, None, 0.0, error) if error else next(verdicts)
-            yield Answer(str(file), verdict.label, verdict.p_fake, verdict.error)
+            yield Answer(str(file), verdict.label, verdict.p_fake, verdict.error, verdict.is_unsure)
 
 
 def _read(file: Path) -> tuple[bytes, str | None]:
@@ -72,7 +110,8 @@ def _print_table(answers: Iterable[Answer], detector: Detector, width: int) -> b
     complete = True
     for answer in answers:
         if answer.error is None:
-            print(f"{answer.file:<{width}}  {answer.label:<5}  {answer.p_fake:7.4f}  {model}", flush=True)
+            label = f"{answer.label}{'?' if answer.unsure else ''}"
+            print(f"{answer.file:<{width}}  {label:<5}  {answer.p_fake:7.4f}  {model}", flush=True)
         else:
             complete = False
             print(f"{answer.file:<{width}}  {'-':<5}  {'-':>7}  unreadable: {answer.error}", flush=True)
@@ -90,7 +129,8 @@ def _print_json(answers: Iterable[Answer], detector: Detector) -> bool:
 
 
 @contextlib.contextmanager
-def _silent_stderr() -> Iterator[None]:
+def silent_stderr() -> Iterator[None]:
+    """Nothing that libraries write to stderr is seen; exceptions are."""
     # TensorFlow writes to the descriptor, before it reads TF_CPP_MIN_LOG_LEVEL.
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
@@ -104,9 +144,12 @@ def _silent_stderr() -> Iterator[None]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m trainers.predict", description="Says of image files whether they are real or fake."
+        prog="python -m trainers.predict", description="Says of image and video files whether they are real or fake."
     )
-    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="an image file, or a folder of them")
+    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="an image or video, or a folder")
+    parser.add_argument(
+        "--frames", type=int, default=NUM_FRAMES, help="frames of a video that are scored (default: %(default)s)"
+    )
     parser.add_argument("--model", default=DEFAULT_MODEL, help="a registered model (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="print one JSON object a line instead of a table")
     return parser
@@ -115,11 +158,13 @@ def _parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns the exit code: 0, or 1 if a file has no verdict."""
     options: Any = _parser().parse_args(arguments)
+    if options.frames < 1:
+        raise Refused(f"--frames must be at least 1. Received: {options.frames}. Take {NUM_FRAMES}.")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    with _silent_stderr():
+    with silent_stderr():
         detector = load_detector(options.model)
     files = find_files(options.images)
-    answers = predict_files(detector, files)
+    answers = predict_files(detector, files, options.frames)
     if options.json:
         return 0 if _print_json(answers, detector) else 1
     width = max(len(str(file)) for file in files)

@@ -22,6 +22,7 @@ import numpy as np
 from tfds_builders.records.errors import Refused
 from tfds_builders.records.pixels import RESIZE
 from trainers import packing
+from trainers.decision import Decision
 from trainers.store import database_file, ensure_reachable, tracking_uri
 from trainers.tracking import client_of, mlflow_module, source_tags
 
@@ -37,6 +38,7 @@ class Verdict:
     p_fake: float | None
     threshold: float
     error: str | None
+    is_unsure: bool = False  # P(fake) lies in the band where verdicts were often wrong on validation images
 
 
 class Detector:
@@ -46,12 +48,25 @@ class Detector:
         self.name, self.version = name, version
         self._pyfunc = pyfunc
 
+    @property
+    def network(self) -> Any:
+        """The `Detector` of verdict.py as stored with the model: `score_pixels`, `model`, `image_size`, `settings`."""
+        network = self._pyfunc.unwrap_python_model()
+        if not hasattr(network, "score_pixels"):
+            raise Refused(f"{self.name} v{self.version} takes no pixels: it is of an earlier version. Train it again.")
+        return network
+
     def predict(self, images: Sequence[bytes]) -> list[Verdict]:
         """The verdict on each of the encoded images, in order."""
         import pandas as pd
 
         rows = self._pyfunc.predict(pd.DataFrame({"image": list(images)}, dtype=object))
-        return [Verdict(row.label, row.p_fake, row.threshold, row.error) for row in rows.itertuples()]
+        return [_verdict(row) for row in rows.itertuples()]
+
+
+def _verdict(row: Any) -> Verdict:
+    # Models registered before there were bands have no such column.
+    return Verdict(row.label, row.p_fake, row.threshold, row.error, bool(getattr(row, "unsure", False)))
 
 
 @contextlib.contextmanager
@@ -87,7 +102,7 @@ def register(
     images: Sequence[bytes],
     registered_name: str,
     image_size: int,
-    threshold: float,
+    decision: Decision,
     label_names: Sequence[str],
     tags: Mapping[str, Any],
     expected: Sequence[float] | None = None,
@@ -102,10 +117,11 @@ def register(
       registered_name: in MLflow's registry; made if new. Its first version gets the alias `champion`, every later one
         becomes the `challenger`.
       image_size: pixels.
-      threshold: an image is called fake from this P(fake) on.
+      decision: how its P(fake) becomes a verdict.
       label_names: of label 0 and 1.
       tags: of the model version; the run's id and source commit are added.
-      expected: P(fake) of `images` as computed where the model was trained; None: computed from `keras_file`.
+      expected: the network's P(fake) of `images`, before any temperature, as computed where the model was trained;
+        None: computed from `keras_file`.
       aspect: how an image becomes a square, as `records.pixels.load_pixels` takes it.
 
     Returns:
@@ -123,8 +139,8 @@ def register(
         settings = packing.write_settings(
             Path(temporary, "detector.json"),
             label_names=label_names,
-            threshold=threshold,
             image_size=image_size,
+            decision=decision,
             aspect=aspect,
         )
         verdict, decoder = packing.copy_code(Path(temporary))
@@ -147,7 +163,9 @@ def register(
                 pip_requirements=packing.pip_requirements(keras_file),
             )
         try:
-            _ensure_agreement(Detector(mlflow.pyfunc.load_model(model.model_uri)), images, reference)
+            _ensure_agreement(
+                Detector(mlflow.pyfunc.load_model(model.model_uri)), images, decision.calibrated(reference)
+            )
         except Exception:
             client.delete_logged_model(model.model_id)
             raise
@@ -160,6 +178,7 @@ def _signature(mlflow: Any) -> Any:
         column("string", "label", required=False),
         column("double", "p_fake", required=False),
         column("double", "threshold"),
+        column("boolean", "unsure", required=False),
         column("string", "error", required=False),
     ]
     return mlflow.models.ModelSignature(inputs=schema([column("binary", "image")]), outputs=schema(outputs))

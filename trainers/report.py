@@ -25,6 +25,7 @@ COLOURS = ("#0072B2", "#D55E00")  # by label
 GREY = "#666666"
 GREEN = "#009E73"  # validation, in learning curves
 RED = "#B00020"
+INK = "#111111"  # on the coloured cells of a table, which stay light where the page is dark
 # Recorded metrics that have learning curves, and the names of their axes.
 _CURVES = {
     "loss": "binary cross-entropy (nats)",
@@ -32,7 +33,7 @@ _CURVES = {
     "auc": "area under the ROC curve",
 }
 DOTS_PER_INCH = 150
-_STYLE: Any = {  # not a dict[str, Any]: Matplotlib's types want its own literals
+STYLE: Any = {  # not a dict[str, Any]: Matplotlib's types want its own literals
     "font.size": 11,
     "axes.titlesize": 13,
     "axes.titlelocation": "left",
@@ -89,9 +90,9 @@ def build_figures(
         "scores": lambda axes: draw_scores(axes, labels, scores, summary),
     }
     figures = {}
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         for name, draw in panels.items():
-            figures[name] = _new_figure(6.4, 5.8)
+            figures[name] = new_figure(6.4, 5.8)
             axes = figures[name].add_subplot()
             draw(axes)
             axes.set_title(f"{axes.get_title(loc='left')} ({split}, {summary['n']:,} images)")
@@ -102,21 +103,24 @@ def build_figures(
     return figures
 
 
-def _new_figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
     """A figure of so many inches whose parts never overlap."""
     return Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12))
 
 
-def _say_undefined(axes: Axes, what: str) -> None:
+def say_undefined(axes: Axes, what: str) -> None:
+    """Writes into the middle of the axes that there is no curve without both classes."""
     sentence = f"{what} is not defined:\nonly one class is there"
     axes.text(0.5, 0.5, sentence, ha="center", va="center", color=GREY, bbox={"color": "white"})
 
 
-def _set_unit_axes(axes: Axes, x: str, y: str) -> None:
+def set_unit_axes(axes: Axes, x: str, y: str) -> None:
+    """Square axes from 0 to 1 with these names."""
     axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), xlabel=x, ylabel=y, aspect="equal")
 
 
-def _put_legend_below(axes: Axes, columns: int = 1) -> None:
+def put_legend_below(axes: Axes, columns: int = 1) -> None:
+    """Puts the legend under the axes."""
     # A curve may go anywhere, so no corner is free for certain.
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=columns)
 
@@ -134,7 +138,7 @@ def draw_confusion(axes: Axes, summary: metrics.Summary) -> None:
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     for (row, column), count in np.ndenumerate(counts):
         share = f"{shares[row, column]:.1%} of {LABELS[row]}" if totals[row, 0] else f"there is no {LABELS[row]}"
-        at: dict[str, Any] = {"ha": "center", "color": "white" if shares[row, column] > 0.6 else "black"}
+        at: dict[str, Any] = {"ha": "center", "color": "white" if shares[row, column] > 0.6 else INK}
         axes.text(column, row, f"{count:,}", va="bottom", fontsize=20, **at)
         axes.text(column, row, share, va="top", **at)
     axes.set_xticks(range(len(LABELS)), [f"called {label}" for label in LABELS])
@@ -149,14 +153,14 @@ def draw_roc(axes: Axes, labels: np.ndarray, scores: np.ndarray, summary: metric
     from sklearn.metrics import roc_curve
 
     axes.set_title("ROC curve")
-    _set_unit_axes(axes, "false positive rate: reals called fake", "true positive rate: fakes called fake")
+    set_unit_axes(axes, "false positive rate: reals called fake", "true positive rate: fakes called fake")
     axes.plot([0, 1], [0, 1], "--", color=GREY, linewidth=1.2, label="chance: AUC 0.5")
     if summary["auc"] is None:
-        return _say_undefined(axes, "The ROC curve")
+        return say_undefined(axes, "The ROC curve")
     rates = roc_curve(labels, scores)
     axes.plot(rates[0], rates[1], color=COLOURS[1], label=f"AUC {summary['auc']:.3f}{_interval(summary)}")
     _mark_threshold(axes, 1 - summary["recall_real"], summary["recall_fake"], summary)
-    _put_legend_below(axes)
+    put_legend_below(axes)
     return None
 
 
@@ -172,9 +176,9 @@ def draw_precision_recall(axes: Axes, labels: np.ndarray, scores: np.ndarray, su
     from sklearn.metrics import precision_recall_curve
 
     axes.set_title("Precision and recall of fakes")
-    _set_unit_axes(axes, "recall: share of the fakes that is found", "precision: share of the alarms that is right")
+    set_unit_axes(axes, "recall: share of the fakes that is found", "precision: share of the alarms that is right")
     if summary["average_precision"] is None:
-        return _say_undefined(axes, "The curve")
+        return say_undefined(axes, "The curve")
     base_rate = summary["fake"] / summary["n"]
     axes.axhline(base_rate, linestyle="--", color=GREY, linewidth=1.2, label=f"base rate {base_rate:.3f}")
     precision, recall, _ = precision_recall_curve(labels, scores)
@@ -182,7 +186,7 @@ def draw_precision_recall(axes: Axes, labels: np.ndarray, scores: np.ndarray, su
     axes.plot(recall, precision, color=COLOURS[1], drawstyle="steps-post", label=label)
     if summary["precision_fake"] is not None:
         _mark_threshold(axes, summary["recall_fake"], summary["precision_fake"], summary)
-    _put_legend_below(axes)
+    put_legend_below(axes)
     return None
 
 
@@ -219,13 +223,13 @@ def draw_scores(axes: Axes, labels: np.ndarray, scores: np.ndarray, summary: met
     )
     axes.set(xlim=(0, 1), xlabel="P(fake)", ylabel="share of the class", title="Scores by class")
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    _put_legend_below(axes, columns=3)
+    put_legend_below(axes, columns=3)
 
 
 def draw_learning_curves(history: Sequence[dict[str, Any]]) -> Figure:
     """Loss, accuracy and, if recorded, AUC against the epoch (counted from 1), in training and on validation."""
     names = [name for name in _CURVES if any(f"validation/{name}" in entry for entry in history)]
-    figure = _new_figure(1.2 + 4.8 * len(names), 4.6)
+    figure = new_figure(1.2 + 4.8 * len(names), 4.6)
     epochs = np.arange(1, len(history) + 1)
     best = best_epoch(losses(list(history))) + 1 if all(MONITOR in entry for entry in history) else None
     phases = [entry.get("phase", 0) for entry in history]

@@ -5,11 +5,17 @@ location = locate("s3://bucket/data")  # the URL as it is
 files, root = filesystem(location)
 """
 
+import os
 from pathlib import Path
 
 import fsspec
 
 Location = Path | str  # an absolute local path, or a URL without a slash at its end
+
+
+def default_data_dir() -> str:
+    """Where built datasets are looked for if nothing is said: TFDS_DATA_DIR, else TFDS's own folder."""
+    return os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
 
 
 def is_remote(location: str | Path) -> bool:

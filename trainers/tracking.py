@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import subprocess
+import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -156,6 +157,15 @@ def log_dataset(run_id: str, name: str, fingerprint: str, context: str, *, sourc
     client_of().log_inputs(
         run_id, [entities.DatasetInput(dataset, [entities.InputTag("mlflow.data.context", context)])]
     )
+
+
+def read_artifact(run_id: str, name: str) -> str | None:
+    """The text of a file among the run's artifacts; None if there is none of that name."""
+    client = client_of()
+    if name not in {file.path for file in client.list_artifacts(run_id)}:
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        return Path(client.download_artifacts(run_id, name, folder)).read_text("utf-8")
 
 
 class NoLogger:

@@ -9,13 +9,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import tensorflow_datasets as tfds
 
+from tfds_builders.records.frames import RANDOM_FRAME
 from tfds_builders.records.schema import LABELS
 from tfds_builders.sharding.builder import ShardedBuilder, draw_splits
 from tfds_builders.sharding.layout import contradiction, unlabelled
 from tfds_builders.sharding.manifest import Excluded, Record
 from tfds_builders.sharding.settings import whole_number
 from tfds_builders.sharding.sources import Source
-from tfds_builders.sharding.video import RANDOM_FRAME
 
 FRACTIONS = {"train": 0.7, "validation": 0.15, "test": 0.15}
 DEFAULT_FRAMES = 10  # of each video

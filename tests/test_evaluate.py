@@ -1,0 +1,163 @@
+"""The report card of a registered model, from the command to the page."""
+
+import json
+import re
+import types
+from html.parser import HTMLParser
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import small_model
+from small_dataset import write_dataset
+from small_model import IMAGE_SIZE, NAME
+
+from tfds_builders.records.errors import Refused
+from tfds_builders.records.pixels import load_pixels
+from trainers import evaluate, tracking
+from trainers.dataset import load
+from trainers.decision import Decision
+from trainers.reader import RecordReader
+
+CHAMPION = f"models:/{NAME}@champion"
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """A registered model and two datasets under one data_dir: data_dir, directory (of "toy"), keras_file."""
+    root = tmp_path_factory.mktemp("evaluate")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("REALSHARD_HOME", str(root / "home"))
+        directory = write_dataset(root / "data", {"train": 40, "validation": 11, "test": 45}, size=(30, 40))
+        write_dataset(root / "data", {"train": 8, "test": 10}, name="other", seed=5)
+        keras_file = small_model.save_model(root / "model.keras")
+        run_id = small_model.new_run("job-evaluated")
+        tags = {"fingerprint": load(directory).fingerprint, "dataset": "toy:1.0.0"}
+        small_model.register(run_id, keras_file, tags=tags, decision=Decision(0.4, unsure=(0.3, 0.6), base_rate=0.5))
+        yield types.SimpleNamespace(
+            data_dir=str(root / "data"), directory=directory, keras_file=keras_file, run_id=run_id
+        )
+
+
+@pytest.fixture(scope="module")
+def card(built, tmp_path_factory):
+    """The folder that the command left."""
+    folder = tmp_path_factory.mktemp("card") / "new"
+    arguments = ["--model", CHAMPION, "--dataset", "toy", "--data-dir", built.data_dir, "--out", str(folder), "--log"]
+    assert evaluate.main(arguments) == 0
+    return folder
+
+
+def test_every_record_is_scored_once_in_manifest_order(built, card):
+    import keras
+
+    predictions = pq.read_table(card / "predictions.parquet")
+    records = load(built.directory).select("test")
+    assert predictions["id"].to_pylist() == records.ids()
+    images = RecordReader(records).images(np.arange(45))
+    pixels = np.stack([load_pixels(data, IMAGE_SIZE) for data in images])
+    expected = keras.saving.load_model(built.keras_file)(pixels).numpy()[:, 0]
+    assert np.ptp(expected) > 0.01
+    np.testing.assert_allclose(predictions["p_fake"].to_numpy(), expected, atol=1e-6)
+
+
+def test_the_card_is_of_the_models_own_threshold_and_band(card):
+    written = json.loads((card / "card.json").read_text())
+    predictions = pq.read_table(card / "predictions.parquet")
+    labels, scores = predictions["label"].to_numpy(), predictions["p_fake"].to_numpy()
+    assert written["summary"]["threshold"] == 0.4
+    assert written["summary"]["accuracy"] == pytest.approx(np.mean((scores >= 0.4) == (labels == 1)))
+    assert written["unsure"]["share"] == pytest.approx(np.mean((scores >= 0.3) & (scores < 0.6)))
+    assert written["notes"][-1] == "P(fake) is the network's own: it was not calibrated."
+    assert set(written["by"]) == {"category", "generator"}
+
+
+class _Page(HTMLParser):
+    def __init__(self, text: str):
+        super().__init__()
+        self.sources: list[str] = []
+        self.tags: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.sources += [value for name, value in attrs if name in ("src", "href")]
+
+
+def test_the_page_needs_nothing_from_outside(card):
+    text = (card / "card.html").read_text("utf-8")
+    page = _Page(text)
+    assert page.tags.count("svg") >= 8
+    assert "img" in page.tags  # this model is often wrong
+    assert all(source.startswith("data:image/jpeg;base64,") for source in page.sources)
+    assert not {"script", "link", "iframe"} & set(page.tags)
+    assert not re.search(r"url\((?!#)|@import", text)
+    assert "prefers-color-scheme: dark" in text
+    assert "ROC AUC" in text
+
+
+def test_figures_are_files_too(card):
+    names = {file.stem for file in (card / "figures").glob("*.png")}
+    assert names >= {"roc", "det", "precision_recall", "reliability", "confusion_matrix", "scores", "by_category"}
+
+
+def test_the_models_run_gets_the_card_when_asked(built, card):
+    client = tracking.client_of()
+    assert {file.path for file in client.list_artifacts(built.run_id, "cards/toy-test")} == {
+        f"cards/toy-test/{name}" for name in ("card.html", "card.json", "predictions.parquet")
+    }
+
+
+@pytest.mark.parametrize(("split", "word"), [("validation", "Selected on this set"), ("train[:8]", "Trained on this")])
+def test_images_that_made_the_model_are_no_test(built, tmp_path, split, word):
+    found = evaluate.evaluate(CHAMPION, ["toy"], built.data_dir, split, tmp_path)
+    assert any(word in note for note in found["notes"])
+    assert word in (tmp_path / "card.html").read_text("utf-8")
+
+
+def test_several_datasets_are_judged_together_and_each_by_itself(built, tmp_path):
+    found = evaluate.evaluate(CHAMPION, ["toy", "other"], built.data_dir, "test", tmp_path)
+    assert found["summary"]["n"] == 55
+    assert {name: part["n"] for name, part in found["by"]["dataset"].items()} == {"other": 10, "toy": 45}
+    groups = pq.read_table(tmp_path / "predictions.parquet")["group"].to_pylist()
+    assert {"toy/test-0", "other/test-0"} <= set(groups)
+
+
+@pytest.mark.parametrize(
+    ("model", "names", "split", "sentence"),
+    [
+        ("models:/realshard-none@champion", ["toy"], "test", "there is no model"),
+        (CHAMPION, ["nowhere"], "test", "'nowhere' is not built"),
+        (CHAMPION, ["toy"], "holdout", "holdout"),
+        (CHAMPION, ["other"], "validation", "other has no split 'validation'"),
+        (CHAMPION, ["toy", "toy"], "test", "each dataset once"),
+    ],
+)
+def test_what_is_missing_is_said_in_a_sentence(built, tmp_path, model, names, split, sentence):
+    with pytest.raises(Refused, match=sentence):
+        evaluate.evaluate(model, names, built.data_dir, split, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_damaged_record_is_named(built, tmp_path):
+    directory = write_dataset(tmp_path, {"test": 6}, num_shards=1)
+    shard = next(directory.glob("*.tfrecord*"))
+    data = bytearray(shard.read_bytes())
+    data[-200] ^= 0xFF
+    shard.write_bytes(data)
+    with pytest.raises(Refused, match=r"00005\.png"):
+        evaluate.evaluate(CHAMPION, ["toy"], str(tmp_path), "test", tmp_path / "out")
+
+
+def test_robustness_is_measured_change_by_change(built, tmp_path):
+    arguments = ["--model", CHAMPION, "--dataset", "toy", "--data-dir", built.data_dir, "--out", str(tmp_path)]
+    assert evaluate.main([*arguments, "--robustness", "--robustness-images", "30"]) == 0
+    rows = json.loads((tmp_path / "card.json").read_text())["robustness"]
+    assert rows[0]["change"] == "none"
+    changes = {row["change"] for row in rows}
+    assert {"jpeg", "webp", "blur", "resize", "noise", "crop", "brightness", "screenshot", "fgsm", "pgd"} < changes
+    assert {row["n"] for row in rows} == {30}
+    auc = {(row["change"], row["strength"]): row["auc"] for row in rows}
+    assert auc[("pgd", 4)] <= auc[("fgsm", 4)] < auc[("none", None)]
+    assert (tmp_path / "figures" / "robustness.png").exists()
+    assert "Robustness, on 30 of the images" in (tmp_path / "card.html").read_text("utf-8")

@@ -1,0 +1,108 @@
+"""Every model on every dataset, and that none is tested on what it was made from."""
+
+import csv
+import types
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import small_model
+from PIL import Image
+from small_dataset import write_dataset
+
+from tfds_builders.records.errors import Refused
+from tfds_builders.records.schema import MANIFEST
+from trainers import evaluate, matrix, tracking
+from trainers.dataset import load
+
+NAMES = ("realshard-one", "realshard-two")
+MODELS = [f"models:/{name}@champion" for name in NAMES]
+
+
+def regroup(directory, suffix: str) -> None:
+    """Appends to every group's name."""
+    table = pq.read_table(directory / MANIFEST)
+    groups = pa.array([f"{group}{suffix}" for group in table["group"].to_pylist()], pa.string())
+    pq.write_table(table.set_column(table.column_names.index("group"), "group", groups), directory / MANIFEST)
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """Two models, made from the datasets `first` and `second`, which share nothing."""
+    root = tmp_path_factory.mktemp("matrix")
+    data = root / "data"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("REALSHARD_HOME", str(root / "home"))
+        for number, dataset in enumerate(("first", "second")):
+            directory = write_dataset(data, {"train": 12, "validation": 4, "test": 20}, name=dataset, seed=number)
+            regroup(directory, f"-{dataset}")
+            run_id = small_model.new_run(f"job-{dataset}")
+            fingerprint = load(directory).fingerprint
+            source = {"source": str(directory), "profile": {"records": 12}}
+            tracking.log_dataset(run_id, f"{dataset}:1.0.0/train", fingerprint, "train", **source)
+            keras_file = small_model.save_model(root / f"{dataset}.keras", seed=number)
+            tags = {"fingerprint": fingerprint, "dataset": f"{dataset}:1.0.0"}
+            small_model.register(run_id, keras_file, registered_name=NAMES[number], tags=tags)
+        yield types.SimpleNamespace(root=root, data=str(data))
+
+
+def test_every_model_meets_every_dataset(built, tmp_path, capsys):
+    arguments = ["--models", *MODELS, "--datasets", "first", "second", "--data-dir", built.data]
+    assert matrix.main([*arguments, "--out", str(tmp_path / "out")]) == 0
+    printed = capsys.readouterr().out
+    with (tmp_path / "out" / "matrix.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["model"], row["dataset"]) for row in rows] == [
+        (f"{name} v1", dataset) for name in NAMES for dataset in ("first", "second")
+    ]
+    card = evaluate.evaluate(MODELS[0], ["second"], built.data, "test", tmp_path / "card")
+    assert float(rows[1]["auc"]) == pytest.approx(card["summary"]["auc"])
+    assert float(rows[1]["balanced_accuracy"]) == pytest.approx(card["summary"]["balanced_accuracy"])
+    assert rows[1]["trained_on"] == "first:1.0.0"
+    assert printed.startswith("| model | trained on | first | second |\n|---|---|---|---|\n| realshard-one v1 |")
+    assert f"{card['summary']['auc']:.3f}" in printed
+    with Image.open(tmp_path / "out" / "matrix.png") as picture:
+        assert picture.width > 500
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_records_that_made_a_model_are_refused(built, split):
+    parts = evaluate.select(["first"], built.data, split)
+    with pytest.raises(Refused, match=f"realshard-one v1 on first, of which .* '{split}/"):
+        matrix.measure([MODELS[0]], parts)
+    with pytest.raises(Refused, match="share their content"):
+        matrix.measure([MODELS[0]], parts, by_group=False)
+    assert len(matrix.measure([MODELS[1]], parts)) == 1
+
+
+def test_a_group_of_the_training_part_is_refused_unless_its_name_is_an_accident(built):
+    directory = write_dataset(built.root / "data", {"test": 9}, name="third", seed=9)
+    table = pq.read_table(directory / MANIFEST)
+    groups = ["train-0-first", *table["group"].to_pylist()[1:]]
+    table = table.set_column(table.column_names.index("group"), "group", pa.array(groups, pa.string()))
+    pq.write_table(table, directory / MANIFEST)
+    parts = evaluate.select(["third"], built.data, "test")
+    with pytest.raises(Refused, match=r"third, of which 1 records .* 'test/real/00000.png' for example"):
+        matrix.measure([MODELS[0]], parts)
+    assert matrix.measure([MODELS[0]], parts, by_group=False)[0]["n"] == 9
+
+
+def test_a_model_of_unknown_origin_is_refused(built, tmp_path):
+    small_model.register(
+        small_model.new_run("job-unknown"),
+        small_model.save_model(tmp_path / "model.keras"),
+        registered_name="realshard-unknown",
+    )
+    with pytest.raises(Refused, match="nothing that its run names"):
+        matrix.measure(["models:/realshard-unknown@champion"], evaluate.select(["first"], built.data, "test"))
+
+
+def test_blank_groups_are_nobodys():
+    def table(groups, contents):
+        columns = {"id": [f"{index}" for index in range(len(groups))], "group": groups, "sha256": contents}
+        return pa.table(columns)
+
+    used = table(["", "a"], [b"1", b"2"])
+    test = table(["", "a", "b", "b"], [b"3", b"4", b"1", b"5"])
+    assert matrix.overlap(test, used)["id"].to_pylist() == ["1", "2"]
+    assert matrix.overlap(test, used, by_group=False)["id"].to_pylist() == ["2"]

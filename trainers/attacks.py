@@ -1,0 +1,104 @@
+"""Changes made to fool the detector: FGSM and PGD on the pixels it is given.
+
+    attacked = Attacker(keras_model).pgd(pixels, labels, size=2)
+
+Both push the logit towards the wrong verdict by changing each channel of each pixel by at most `size` of 255 levels,
+and give whole levels again, so that an attacked image can be stored: an attack that rounding undoes is none.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from tfds_builders.records.errors import Refused
+
+PGD_STEPS = 10
+SIZES = (1, 2, 4)  # of 255 levels
+
+
+class Attacker:
+    """Attacks on one model.
+
+    Args:
+      model: a functional Keras model, uint8 RGB [n, size, size, 3] -> P(fake) [n, 1].
+
+    Raises:
+      Refused: a model without a gradient with respect to its pixels.
+    """
+
+    def __init__(self, model: Any):
+        import keras
+        import tensorflow as tf
+
+        # The same layers on a floating-point input: integers have no gradient.
+        pixels = keras.Input(model.input.shape[1:], dtype="float32")
+        try:
+            smooth = keras.models.clone_model(model, input_tensors=pixels, clone_function=lambda layer: layer)
+        except ValueError as error:
+            raise Refused(f"attacks need a functional Keras model. Received: {model.name}. ({error})") from None
+
+        def gradient(images: Any, labels: Any) -> tuple[Any, Any]:
+            with tf.GradientTape() as tape:
+                tape.watch(images)
+                p_fake, label = smooth(images, training=False), labels[:, None]
+                # The loss with this label less that with the other one is the logit, up to its sign: its gradient does
+                # not vanish where P(fake) is saturated, as the loss's own does. (Keras undoes a graph's sigmoid.)
+                wrongness = keras.losses.binary_crossentropy(label, p_fake)
+                wrongness -= keras.losses.binary_crossentropy(1 - label, p_fake)
+            found = tape.gradient(wrongness, images)
+            if found is None:
+                raise Refused(f"attacks need a gradient with respect to the pixels. Received: {model.name} has none.")
+            return wrongness, found
+
+        shape = (None, *model.input.shape[1:])
+        signature = [tf.TensorSpec(shape, tf.float32), tf.TensorSpec((None,), tf.float32)]
+        self._gradient = tf.function(gradient, input_signature=signature)
+
+    def fgsm(self, pixels: np.ndarray, labels: np.ndarray, size: int) -> np.ndarray:
+        """One step of `size` along the gradient's sign (Goodfellow, Shlens & Szegedy 2015).
+
+        Args:
+          pixels: uint8 [n, height, width, 3].
+          labels: int [n], 0 real, 1 fake: what the detector should say.
+          size: levels of 255.
+
+        Returns:
+          uint8 [n, height, width, 3].
+        """
+        _, gradient = self._at(pixels.astype(np.float32), labels)
+        return _whole(pixels + size * np.sign(gradient))
+
+    def pgd(self, pixels: np.ndarray, labels: np.ndarray, size: int) -> np.ndarray:
+        """PGD_STEPS steps of a quarter of `size`, each brought back to at most `size` from the image (Madry et al.
+        2018), begun where `fgsm` ends; of all rounded steps the one that is most wrong, image by image.
+
+        Arguments and result are those of `fgsm`.
+        """
+        start = pixels.astype(np.float32)
+        low, high = np.maximum(start - size, 0), np.minimum(start + size, 255)
+        current = self.fgsm(pixels, labels, size).astype(np.float32)
+        best, most_wrong = pixels, np.full(len(pixels), -np.inf, np.float32)
+        for _ in range(PGD_STEPS + 1):
+            rounded = _whole(current)
+            wrongness, _ = self._at(rounded.astype(np.float32), labels)
+            is_better = wrongness > most_wrong
+            best = np.where(is_better[:, None, None, None], rounded, best)
+            most_wrong = np.maximum(wrongness, most_wrong)
+            _, gradient = self._at(current, labels)
+            current = np.clip(current + max(size / 4, 0.5) * np.sign(gradient), low, high)
+        return best
+
+    def _at(self, pixels: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """How wrong each image is judged, [n], and the gradient of that, [n, height, width, 3]."""
+        wrongness, gradient = self._gradient(pixels, labels.astype(np.float32))
+        return wrongness.numpy(), gradient.numpy()
+
+
+def random_signs(pixels: np.ndarray, size: float, seed: int = 0) -> np.ndarray:
+    """`size` levels up or down, by chance, on every channel: as large as an attack, without its aim."""
+    signs = np.random.default_rng(seed).integers(0, 2, pixels.shape) * 2 - 1
+    return _whole(pixels.astype(np.float32) + size * signs)
+
+
+def _whole(values: np.ndarray) -> np.ndarray:
+    return np.clip(np.rint(values), 0, 255).astype(np.uint8)

@@ -1,0 +1,86 @@
+"""The images on a report card: those judged worst, and what the network saw while it was trained."""
+
+import dataclasses
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from PIL import Image
+
+from tfds_builders.records.decode import decode_rgb
+from tfds_builders.records.schema import LABELS
+from trainers.card import most_wrong
+from trainers.card_html import Picture
+from trainers.config import from_dict
+from trainers.dataset import Dataset, Records
+from trainers.reader import open_reader
+
+NUM_MOST_WRONG = 24
+NUM_AUGMENTED = 16
+THUMBNAIL = 272  # pixels: twice the size on the page, for fine screens
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """The records of one dataset that are evaluated."""
+
+    dataset: Dataset
+    records: Records
+
+
+def most_wrong_images(predictions: pa.Table, parts: Sequence[Part]) -> list[Picture]:
+    """The images that were judged worst, small, with what is written under them."""
+    ends = np.cumsum([len(part.records) for part in parts])
+    pictures = []
+    for row in most_wrong(predictions, NUM_MOST_WRONG).tolist():
+        number = int(np.searchsorted(ends, row, "right"))
+        records = parts[number].records
+        (data,) = open_reader(records).images(np.array([row - (ends[number] - len(records))]))
+        found = predictions.slice(row, 1).to_pylist()[0]
+        pictures.append(
+            (f"{LABELS[found['label']]}, P(fake) {found['p_fake']:.3f}: {found['id']}", thumbnail(decode_rgb(data)))
+        )
+    return pictures
+
+
+def thumbnail(pixels: np.ndarray) -> bytes:
+    """A JPEG file of uint8 RGB pixels, made smaller where they are larger than a thumbnail."""
+    image, file = Image.fromarray(pixels), io.BytesIO()
+    image.thumbnail((THUMBNAIL, THUMBNAIL))
+    image.save(file, "JPEG", quality=85)
+    return file.getvalue()
+
+
+def augmented(told: Mapping[str, Any], parts: Sequence[Part]) -> list[Picture]:
+    """The beginning of the first training batch, augmented as it was, if its dataset is among the parts.
+
+    Args:
+      told: a job's config.json: its `config`, and the `fingerprint` of its dataset.
+    """
+    from trainers.inputs import BatchIterator, training_batches
+    from trainers.order import Order
+    from trainers.worker import selected
+
+    datasets = [part.dataset for part in parts if part.dataset.fingerprint == told["fingerprint"]]
+    if not datasets:
+        return []
+    config = from_dict(told["config"])
+    records = selected(datasets[0], config)["train"]
+    order = Order(len(records), config.optimiser.global_batch_size, config.job.seed)
+    dataset = training_batches(
+        records,
+        order,
+        image_size=config.model.image_size,
+        seed=config.job.seed,
+        augment=config.augmentation,
+        num_steps=1,
+    )
+    with BatchIterator(dataset) as batches:
+        batch = next(batches)
+    labels = [LABELS[int(label)] for label in batch["label"].numpy()]
+    return [
+        (label, thumbnail(pixels))
+        for label, pixels in list(zip(labels, batch["image"].numpy(), strict=True))[:NUM_AUGMENTED]
+    ]

@@ -1,0 +1,231 @@
+"""The report card of a registered model on built datasets.
+
+    python -m trainers.evaluate --model models:/realshard-resnet50@champion --dataset ai_vs_human --out card
+
+writes predictions.parquet, card.json, card.html (one file, to be read anywhere) and figures/*.png, and prints the main
+figures. Several datasets, separated by commas, are judged together and each by itself.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tfds_builders.records.errors import Refused
+from trainers import tracking
+from trainers.card import Card, card_of
+from trainers.card_html import Picture, html_of
+from trainers.card_pictures import Part, augmented, most_wrong_images
+from trainers.dataset import find, load
+from trainers.predict import DEFAULT_MODEL, silent_stderr
+from trainers.registry import Detector, load_detector
+from trainers.robustness import robustness, sample
+from trainers.storage import default_data_dir
+
+PREDICTIONS, CARD, PAGE, FIGURES = "predictions.parquet", "card.json", "card.html", "figures"
+
+
+def select(names: Sequence[str], data_dir: str, split: str) -> list[Part]:
+    """The split of each dataset.
+
+    Raises:
+      Refused: a dataset that is not built there, named twice, or without such a split.
+    """
+    if len(set(names)) < len(names):
+        raise Refused(f"--dataset must name each dataset once. Received: {','.join(names)}. Leave out the second.")
+    datasets = [load(find(name, data_dir)) for name in names]
+    return [Part(dataset, dataset.select(split)) for dataset in datasets]
+
+
+def predictions_of(detector: Detector, parts: Sequence[Part]) -> pa.Table:
+    """The predictions on all parts, one after the other; groups and videos of several datasets are kept apart by their
+    names."""
+    from trainers.scoring import score
+
+    tables = [score(detector, part.records, part.dataset.name) for part in parts]
+    if len(tables) > 1:
+        tables = [_with_own_names(table) for table in tables]
+    return pa.concat_tables(tables)
+
+
+def _with_own_names(table: pa.Table) -> pa.Table:
+    for column in ("group", "video"):
+        names = [
+            name and f"{dataset}/{name}"
+            for dataset, name in zip(table["dataset"].to_pylist(), table[column].to_pylist(), strict=True)
+        ]
+        table = table.set_column(table.column_names.index(column), column, pa.array(names, pa.string()))
+    return table
+
+
+def notes_of(detector: Detector, tags: dict[str, str], parts: Sequence[Part]) -> list[str]:
+    """What a reader must know before the figures: which images the model has seen, what P(fake) means.
+
+    Args:
+      tags: of the model version; `fingerprint` is that of the dataset it was trained on.
+    """
+    notes = []
+    for part in parts:
+        if tags.get("fingerprint") != part.dataset.fingerprint:
+            continue
+        splits = set(part.records.table["split"].to_pylist())
+        if "train" in splits:
+            notes.append(f"Trained on this set: images of {part.dataset.name} below trained this model.")
+        if "validation" in splits:
+            notes.append(
+                f"Selected on this set: validation images of {part.dataset.name} below chose this model's checkpoint."
+            )
+    settings = detector.network.settings
+    if settings.get("temperature") is None:
+        notes.append("P(fake) is the network's own: it was not calibrated.")
+    else:
+        notes.append(
+            f"P(fake) is calibrated (temperature {settings['temperature']:.3g}) for images of which "
+            f"{settings['base_rate']:.1%} are fake, and for no other share."
+        )
+    return notes
+
+
+def write(
+    directory: Path,
+    predictions: pa.Table,
+    card: Card,
+    title: str,
+    history: Sequence[dict[str, Any]] = (),
+    pictures: Mapping[str, Sequence[Picture]] | None = None,
+) -> None:
+    """Writes predictions.parquet, card.json, figures/*.png and card.html into `directory`, which is made if need be."""
+    from trainers.card_figures import figures_of, svg_of
+    from trainers.report import DOTS_PER_INCH
+
+    (directory / FIGURES).mkdir(parents=True, exist_ok=True)
+    pq.write_table(predictions, directory / PREDICTIONS)
+    (directory / CARD).write_text(json.dumps({"title": title} | card, indent=1, allow_nan=False) + "\n")
+    figures = figures_of(predictions, card, history)
+    for name, figure in figures.items():
+        figure.savefig(directory / FIGURES / f"{name}.png", dpi=DOTS_PER_INCH)
+    svgs = {name: svg_of(figure) for name, figure in figures.items()}
+    (directory / PAGE).write_text(html_of(card, title, svgs, pictures or {}), "utf-8")
+
+
+def evaluate(
+    model: str,
+    names: Sequence[str],
+    data_dir: str,
+    split: str,
+    directory: Path,
+    *,
+    num_robustness: int = 0,
+    is_logged: bool = False,
+) -> Card:
+    """Evaluates a registered model and writes its card into `directory`; what the command does.
+
+    Args:
+      model: models:/NAME@ALIAS or models:/NAME/VERSION.
+      names: of built datasets.
+      data_dir: where they are.
+      split: a split, or an expression such as "test[:10%]".
+      directory: made if need be.
+      num_robustness: on so many images it is measured how the detector stands changed images; 0: on none.
+      is_logged: whether the model's MLflow run gets a copy.
+
+    Raises:
+      Refused: no such model, dataset or split; a damaged record.
+    """
+    parts = select(names, data_dir, split)
+    detector = load_detector(model)
+    version = tracking.client_of().get_model_version(detector.name, str(detector.version))
+    settings = detector.network.settings
+    predictions = predictions_of(detector, parts)
+    card = card_of(
+        predictions,
+        settings["threshold"],
+        unsure=settings.get("unsure"),
+        notes=notes_of(detector, version.tags, parts),
+    )
+    if num_robustness:
+        card["robustness"] = robustness(detector, sample(parts, predictions, num_robustness))
+    where = ", ".join(f"{part.dataset.name}:{part.dataset.version}" for part in parts)
+    title = f"{detector.name} v{detector.version} on {where}, {split}"
+    fingerprints = ", ".join(part.dataset.fingerprint[:16] for part in parts)
+    card["facts"] = {
+        "model": f"models:/{detector.name}/{detector.version}",
+        "MLflow run": version.run_id,
+        "trained on": version.tags.get("dataset", "unknown"),
+        "evaluated on": f"{where}, {split} (fingerprint {fingerprints})",
+    }
+    history = json.loads(tracking.read_artifact(version.run_id, "history.json") or "[]")
+    pictures = {"Judged worst": most_wrong_images(predictions, parts)}
+    told = tracking.read_artifact(version.run_id, "config.json")
+    if told:
+        pictures["Training images as the network saw them"] = augmented(json.loads(told), parts)
+    write(directory, predictions, card, title, history, pictures)
+    if is_logged:
+        folder = f"cards/{'+'.join(names)}-{split}".translate(str.maketrans("[:]%", "____"))
+        for file in (PREDICTIONS, CARD, PAGE):
+            tracking.RunLogger(version.run_id).artifact(directory / file, folder)
+    return card
+
+
+def describe(card: Card) -> str:
+    """A few lines for the end of the command."""
+    summary = card["summary"]
+
+    def number(key: str) -> str:
+        return "undefined" if summary[key] is None else f"{summary[key]:.4f}"
+
+    lines = [*card["notes"], f"{summary['n']:,} images: {summary['real']:,} real, {summary['fake']:,} fake"]
+    interval = summary["auc_interval"]
+    within = f", 95 % interval {interval[0]:.4f} to {interval[1]:.4f}" if interval else ""
+    lines.append(f"AUC {number('auc')}{within}; accuracy {number('accuracy')}, balanced {number('balanced_accuracy')}")
+    lines.append(f"recall of real {number('recall_real')}, of fake {number('recall_fake')}; EER {number('eer')}")
+    return "\n".join(lines)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m trainers.evaluate", description="Writes the report card of a registered model."
+    )
+    parser.add_argument("--model", default=DEFAULT_MODEL, help="a registered model (default: %(default)s)")
+    parser.add_argument("--dataset", required=True, metavar="D[,D...]", help="built datasets, separated by commas")
+    parser.add_argument("--data-dir", default=default_data_dir(), help="where they are (default: %(default)s)")
+    parser.add_argument("--split", default="test", help="a split, or part of one: test[:10%%] (default: %(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("card"), help="folder to write to (default: %(default)s)")
+    parser.add_argument("--log", action="store_true", help="also put the card into the model's MLflow run")
+    parser.add_argument("--robustness", action="store_true", help="also try changed and attacked images")
+    parser.add_argument(
+        "--robustness-images", type=int, default=500, help="on so many of the images (default: %(default)s)"
+    )
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns the exit code."""
+    options: Any = _parser().parse_args(arguments)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    with silent_stderr():
+        import tensorflow  # noqa: F401  # says much when it is imported
+    if options.robustness_images < 2:
+        raise Refused(f"--robustness-images must be at least 2. Received: {options.robustness_images}. Take 500.")
+    card = evaluate(
+        options.model,
+        options.dataset.split(","),
+        options.data_dir,
+        options.split,
+        options.out,
+        num_robustness=options.robustness_images if options.robustness else 0,
+        is_logged=options.log,
+    )
+    print(describe(card))
+    print(f"card  {options.out / PAGE}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,214 @@
+"""Trained on one dataset, tested on another: every model on every dataset, as one table.
+
+    python -m trainers.matrix --models models:/realshard-cnn@champion models:/realshard-vit@champion --datasets a b
+
+prints the table as Markdown and writes matrix.md, matrix.csv and matrix.png. A test image that a compared model was
+trained or selected on, or one of the same group (photograph, person, video), makes the comparison void: it is refused.
+"""
+
+import argparse
+import csv
+import io
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from tfds_builders.records.errors import Refused
+from tfds_builders.records.schema import MANIFEST
+from trainers import metrics, tracking
+from trainers.card_pictures import Part
+from trainers.dataset import Dataset, load
+from trainers.evaluate import select
+from trainers.predict import silent_stderr
+from trainers.registry import Detector, load_detector
+from trainers.scoring import score
+from trainers.storage import default_data_dir, filesystem
+
+_USED_SPLITS = ("train", "validation")  # the one trained the model, the other chose its checkpoint
+FIELDS = ("model", "trained_on", "dataset", "n", "auc", "auc_low", "auc_high", "balanced_accuracy")
+
+Row = dict[str, Any]
+
+
+def overlap(test: pa.Table, used: pa.Table, by_group: bool = True) -> pa.Table:
+    """The rows of `test` whose content, or unless told otherwise whose group, is in `used`.
+
+    Args:
+      test, used: columns id, group, sha256. A group "" is nobody's.
+    """
+    is_used = pc.is_in(test["sha256"], value_set=pc.unique(used["sha256"]))
+    if by_group:
+        groups = pc.unique(used["group"]).filter(pc.not_equal(pc.unique(used["group"]), ""))
+        is_used = pc.or_(is_used, pc.is_in(test["group"], value_set=groups))
+    return test.filter(is_used)
+
+
+def check_apart(detector: Detector, run_id: str, part: Part, by_group: bool) -> None:
+    """Refuses a test part that shares a record's content or group with what the model was made from.
+
+    Raises:
+      Refused: names the model, the dataset, how many records, and one of them; or that it cannot be found out.
+    """
+    for trained_on in _training_datasets(detector, run_id):
+        manifest = _identities(trained_on)
+        used = manifest.filter(pc.is_in(manifest["split"], value_set=pa.array(_USED_SPLITS)))
+        found = overlap(_identities(part.dataset, part.records.ids()), used, by_group)
+        if len(found):
+            raise Refused(
+                f"a model must be tested on records that it was not made from. Received: {detector.name} "
+                f"v{detector.version} on {part.dataset.name}, of which {len(found)} records share their content or "
+                f"group with its training or validation records of {trained_on.name}, {found['id'][0].as_py()!r} for "
+                "example. Leave this pair out, or pass --by-content if their groups bear equal names by chance."
+            )
+
+
+def _training_datasets(detector: Detector, run_id: str) -> list[Dataset]:
+    inputs = tracking.client_of().get_run(run_id).inputs.dataset_inputs
+    sources: dict[str, str] = {}
+    for entry in inputs:
+        profile = json.loads(entry.dataset.profile or "{}")
+        sources[json.loads(entry.dataset.source)["uri"]] = profile.get("fingerprint", "")
+    datasets = [load(uri) for uri in sources]
+    if not datasets or [dataset.fingerprint for dataset in datasets] != list(sources.values()):
+        raise Refused(
+            f"what a model was trained on must be known and still be there. Received: {detector.name} "
+            f"v{detector.version}, trained on {', '.join(sources) or 'nothing that its run names'}. Build it again."
+        )
+    return datasets
+
+
+def _identities(dataset: Dataset, ids: Sequence[str] | None = None) -> pa.Table:
+    """The columns id, split, group and sha256 of the manifest, of these ids or all."""
+    files, root = filesystem(dataset.directory)
+    with files.open(f"{root}/{MANIFEST}") as file:
+        table = pq.read_table(file, columns=["id", "split", "group", "sha256"])
+    return table if ids is None else table.filter(pc.is_in(table["id"], value_set=pa.array(ids, pa.string())))
+
+
+def measure(models: Sequence[str], parts: Sequence[Part], by_group: bool = True) -> list[Row]:
+    """One row a model and dataset, by FIELDS; figures that are not defined are None.
+
+    Raises:
+      Refused: no such model; a pair that shares records, before anything is scored.
+    """
+    detectors = [load_detector(model) for model in models]
+    versions = [tracking.client_of().get_model_version(each.name, str(each.version)) for each in detectors]
+    for detector, version in zip(detectors, versions, strict=True):
+        for part in parts:
+            check_apart(detector, version.run_id, part, by_group)
+    rows = []
+    for detector, version in zip(detectors, versions, strict=True):
+        for part in parts:
+            summary = metrics.summarise(score(detector, part.records, part.dataset.name), detector.network.threshold)
+            low, high = summary["auc_interval"] or (None, None)
+            rows.append(
+                {
+                    "model": f"{detector.name} v{detector.version}",
+                    "trained_on": version.tags.get("dataset", "unknown"),
+                    "dataset": part.dataset.name,
+                    "n": summary["n"],
+                    "auc": summary["auc"],
+                    "auc_low": low,
+                    "auc_high": high,
+                    "balanced_accuracy": summary["balanced_accuracy"],
+                }
+            )
+    return rows
+
+
+def as_markdown(rows: Sequence[Row]) -> str:
+    """A line a model, a column a dataset: AUC, and balanced accuracy in brackets."""
+    datasets = list(dict.fromkeys(row["dataset"] for row in rows))
+    lines = ["| model | trained on | " + " | ".join(datasets) + " |", "|---|---|" + "---|" * len(datasets)]
+    for model in dict.fromkeys(row["model"] for row in rows):
+        cells = {row["dataset"]: row for row in rows if row["model"] == model}
+        trained_on = next(iter(cells.values()))["trained_on"]
+        lines.append(f"| {model} | {trained_on} | " + " | ".join(_cell(cells[name]) for name in datasets) + " |")
+    return "\n".join([*lines, "", "ROC AUC (balanced accuracy at the model's own threshold).", ""])
+
+
+def _cell(row: Row) -> str:
+    if row["auc"] is None:
+        return "undefined"
+    return f"{row['auc']:.3f} ({row['balanced_accuracy']:.3f})"
+
+
+def as_csv(rows: Sequence[Row]) -> str:
+    """A line a model and dataset, columns FIELDS; what is not defined is empty."""
+    file = io.StringIO()
+    writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return file.getvalue()
+
+
+def draw(rows: Sequence[Row]) -> Any:
+    """The AUCs as a heat map: a Matplotlib figure."""
+    import matplotlib
+
+    from trainers.report import INK, STYLE, new_figure
+
+    models, datasets = (list(dict.fromkeys(row[key] for row in rows)) for key in ("model", "dataset"))
+    values = np.full((len(models), len(datasets)), np.nan)
+    for row in rows:
+        values[models.index(row["model"]), datasets.index(row["dataset"])] = (
+            np.nan if row["auc"] is None else row["auc"]
+        )
+    with matplotlib.rc_context(STYLE):
+        figure = new_figure(4 + 1.2 * len(datasets), 2 + 0.6 * len(models))
+        axes = figure.add_subplot()
+        axes.imshow(values, cmap="Blues", vmin=0.5, vmax=1, aspect="auto")
+        for (line, column), value in np.ndenumerate(values):
+            text = "undefined" if np.isnan(value) else f"{value:.3f}"
+            axes.text(column, line, text, ha="center", va="center", color="white" if value > 0.85 else INK)
+        axes.set_xticks(range(len(datasets)), datasets, rotation=30, ha="right")
+        axes.set_yticks(range(len(models)), models)
+        axes.set(title="AUC by model and dataset", xlabel="tested on")
+        axes.grid(visible=False)
+        axes.tick_params(length=0)
+    return figure
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m trainers.matrix", description="Tests every model on every dataset and makes one table of it."
+    )
+    parser.add_argument("--models", nargs="+", required=True, metavar="MODEL", help="registered models")
+    parser.add_argument("--datasets", nargs="+", required=True, metavar="NAME", help="built datasets")
+    parser.add_argument("--data-dir", default=default_data_dir(), help="where they are (default: %(default)s)")
+    parser.add_argument("--split", default="test", help="the part of each that is tested on (default: %(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("matrix"), help="folder to write to (default: %(default)s)")
+    parser.add_argument(
+        "--by-content",
+        action="store_true",
+        help="compare test and training records by their content alone, not by their groups' names",
+    )
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns the exit code."""
+    options: Any = _parser().parse_args(arguments)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    with silent_stderr():
+        import tensorflow  # noqa: F401  # says much when it is imported
+    parts = select(options.datasets, options.data_dir, options.split)
+    rows = measure(options.models, parts, by_group=not options.by_content)
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "matrix.md").write_text(as_markdown(rows), "utf-8")
+    (options.out / "matrix.csv").write_text(as_csv(rows), "utf-8")
+    draw(rows).savefig(options.out / "matrix.png", dpi=150)
+    print(as_markdown(rows))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
