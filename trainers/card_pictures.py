@@ -73,6 +73,7 @@ def augmented(told: Mapping[str, Any], parts: Sequence[Part]) -> list[Picture]:
         records,
         order,
         image_size=config.model.image_size,
+        aspect=config.model.aspect,
         seed=config.job.seed,
         augment=config.augmentation,
         num_steps=1,

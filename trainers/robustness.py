@@ -67,7 +67,7 @@ def robustness(detector: Detector, images: Sample) -> list[dict[str, Any]]:
     attacker = attacks.Attacker(network.model)
     scores: dict[Condition, list[np.ndarray]] = {}
     with ThreadPoolExecutor() as threads:
-        for pixels, labels, seeds in _batches(images, network.image_size):
+        for pixels, labels, seeds in _batches(images, network.image_size, network.aspect):
             changed = {
                 key: threads.submit(_change, perturbation, key[1], pixels, seeds)
                 for key, perturbation in _conditions().items()
@@ -99,7 +99,7 @@ def _change(perturbation: Perturbation, strength: float, pixels: np.ndarray, see
     return np.stack([perturbation.apply(image, strength, seed) for image, seed in zip(pixels, seeds, strict=True)])
 
 
-def _batches(images: Sample, image_size: int) -> Iterator[tuple[np.ndarray, np.ndarray, list[int]]]:
+def _batches(images: Sample, image_size: int, aspect: str) -> Iterator[tuple[np.ndarray, np.ndarray, list[int]]]:
     """(pixels uint8 [b, size, size, 3], labels [b], seeds [b]): a seed is a hash of the record's id."""
     from tfds_builders.records.pixels import load_pixels
 
@@ -108,5 +108,5 @@ def _batches(images: Sample, image_size: int) -> Iterator[tuple[np.ndarray, np.n
         labels, ids = table["label"].to_numpy(), table["id"].to_pylist()
         for start in range(0, len(rows), BATCH_IMAGES):
             few = slice(start, start + BATCH_IMAGES)
-            pixels = np.stack([load_pixels(data, image_size) for data in reader.images(rows[few])])
+            pixels = np.stack([load_pixels(data, image_size, aspect) for data in reader.images(rows[few])])
             yield pixels, labels[few], [zlib.crc32(id.encode()) for id in ids[few]]
