@@ -15,7 +15,7 @@ import pytest
 
 from tests.small_dataset import write_dataset
 from tfds_builders.records.errors import Refused
-from trainers import job, tracking
+from trainers import job, lineage, tracking
 from trainers.config import ClusterConfig, Config, DataConfig, JobConfig, ModelConfig, OptimiserConfig
 from trainers.dataset import load
 from trainers.jobs import JobFolder
@@ -89,6 +89,15 @@ def test_job_is_one_finished_run_with_config_metrics_and_artifacts(finished):
     assert inputs == dict.fromkeys(("train", "validation", "test"), finished.fingerprint[:36])
     artifacts = {file.path for file in client.list_artifacts(finished.run_id)}
     assert {"predictions.parquet", "history.json", "config.json", "figures"} <= artifacts
+    assert {"dataset", "dataset_card.md", "model_card.md"} <= artifacts
+
+
+def test_the_first_model_tells_where_it_came_from(finished):
+    chain = lineage.lineage_of("models:/realshard-resnet50@champion")
+    assert chain["run"]["id"] == finished.run_id
+    assert chain["builds"]["toy"]["fingerprint"] == finished.fingerprint
+    assert [row["split"] for row in chain["datasets"]] == ["train", "validation", "test"]
+    assert lineage.UNKNOWN not in (chain["code"]["packages"], chain["training"]["machine"], chain["run"]["ray_job"])
 
 
 def test_threshold_and_temperature_are_chosen_on_validation_and_stored_in_the_model(finished, data):

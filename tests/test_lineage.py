@@ -41,8 +41,8 @@ def run_id(tmp_path, monkeypatch):
 
 
 def test_the_chain_goes_from_the_version_to_the_archive(run_id, tmp_path, capsys):
-    (tmp_path / "build.json").write_text(json.dumps(BUILD))
-    tracking.client_of().log_artifact(run_id, str(tmp_path / "build.json"), "dataset")
+    (tmp_path / "builds.json").write_text(json.dumps({"toy": BUILD}))
+    tracking.client_of().log_artifact(run_id, str(tmp_path / "builds.json"), "dataset")
     assert lineage.main([f"models:/{NAME}@champion"]) == 0
     text = capsys.readouterr().out
     for part in (
@@ -53,7 +53,7 @@ def test_the_chain_goes_from_the_version_to_the_archive(run_id, tmp_path, capsys
         assert part in text
     assert text.index("train: 7") < text.index("test: 3")
     lineage.main([f"models:/{NAME}/1", "--json"])
-    assert json.loads(capsys.readouterr().out)["build"] == BUILD
+    assert json.loads(capsys.readouterr().out)["builds"] == {"toy": BUILD}
 
 
 def test_what_was_not_recorded_is_said_to_be_missing(run_id):

@@ -17,7 +17,7 @@ def dataset_card(name: str, build: Mapping[str, Any], audit: Mapping[str, Any] |
       build: counts per split, validation, archives, fingerprint.
       audit: findings; None if the dataset was not audited.
     """
-    lines = [f"# {name}", "", f"Fingerprint `{build['fingerprint']}`.", ""]
+    lines = [f"# {name}", "", f"Fingerprint `{build.get('fingerprint', 'unknown')}`.", ""]
     lines += ["| split | found | written | real | fake | excluded | quarantined |", "|---|---|---|---|---|---|---|"]
     columns = ("found", "written", "real", "fake", "excluded", "quarantined")
     for split, counts in build.get("splits", {}).items():

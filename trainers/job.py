@@ -28,12 +28,14 @@ from trainers import ensemble, tracking
 from trainers.config import Config, flatten, from_dict, to_dict
 from trainers.dataset import Dataset, Records
 from trainers.decision import Decision, decide_for
+from trainers.dossier import write_dossier
 from trainers.home import pixels_dir, ray_dir
 from trainers.jobs import JobFolder
 from trainers.mixture import find_all, load_all, resolve
 from trainers.models.families import FAMILIES
 from trainers.models.family import Family
 from trainers.policies import make_order
+from trainers.provenance import environment_tags
 from trainers.recovery import train_in_workers
 from trainers.storage import default_data_dir
 from trainers.strategy import Resources, describe, plan_resources
@@ -107,6 +109,7 @@ def _run(
             "realshard.dataset": title,
             "realshard.fingerprint": dataset.fingerprint,
             "realshard.family": family.name,
+            **environment_tags(resources, _ray_job_id()),
         }
         run_id = tracking.open_run(tracking.experiment(config.job.experiment), folder.name, flatten(config), tags)
         logger = tracking.RunLogger(run_id, uri)
@@ -172,6 +175,10 @@ def _close(
     logger.figures(figures)
     for file in (PREDICTIONS, HISTORY, "config.json"):
         logger.artifact(folder.path / file)
+    model = config.job.registered_name or family.default_registered_name
+    tags = tracking.client_of().get_run(run_id).data.tags
+    for part in write_dossier(folder.path, dataset, config, model, summary, tags):
+        logger.artifact(folder.path / part, str(part.parent) if part.parent.name else None)
     seconds["report"] = time.monotonic() - started
     result = JobResult(
         name=folder.name,
@@ -281,6 +288,12 @@ def _checked_records(dataset: Dataset, config: Config) -> dict[str, Records]:
                 f"all {LABELS[part.labels[0]]}. Build the dataset again from a source with more of both."
             )
     return records
+
+
+def _ray_job_id() -> str:
+    import ray
+
+    return ray.get_runtime_context().get_job_id()
 
 
 def _planned_resources(config: Config) -> Resources:

@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from trainers.dossier import BUILDS
 from trainers.registry import resolve
 from trainers.store import ensure_reachable, tracking_uri
 from trainers.tracking import client_of, mlflow_module
 
-BUILD_FILE = "dataset/build.json"  # artifact of a run
 UNKNOWN = "unknown"
 
 
@@ -25,8 +25,8 @@ def lineage_of(model_uri: str) -> dict[str, Any]:
     """The chain, fit for JSON.
 
     Returns:
-      model, run, code, training, datasets (a list: name, fingerprint, split, records, fake), build (what build.json
-      says; None for a run that stored none). What a run did not record is "unknown".
+      model, run, code, training, datasets (a list: name, fingerprint, split, records, fake), builds (what the
+      datasets' build.json say, by name; empty for a run that stored none). What a run did not record is "unknown".
 
     Raises:
       Refused: no such model, or a store that does not answer.
@@ -64,21 +64,21 @@ def lineage_of(model_uri: str) -> dict[str, Any]:
             "params": dict(params),
         },
         "datasets": sorted(datasets, key=lambda row: ("train", "validation", "test", row["split"]).index(row["split"])),
-        "build": _build(client, run.info.run_id),
+        "builds": _builds(client, run.info.run_id),
     }
 
 
-def _build(client: Any, run_id: str) -> dict[str, Any] | None:
+def _builds(client: Any, run_id: str) -> dict[str, dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
         try:
-            return json.loads(Path(client.download_artifacts(run_id, BUILD_FILE, folder)).read_text())
+            return json.loads(Path(client.download_artifacts(run_id, BUILDS, folder)).read_text())
         except (mlflow_module().exceptions.MlflowException, OSError):
-            return None
+            return {}
 
 
 def describe(chain: dict[str, Any]) -> str:
     """The chain as lines for the terminal."""
-    model, run, code, training, build = (chain[key] for key in ("model", "run", "code", "training", "build"))
+    model, run, code, training = (chain[key] for key in ("model", "run", "code", "training"))
     aliases = f" ({', '.join(model['aliases'])})" if model["aliases"] else ""
     dirty = {"true": ", with changes that were not committed", "false": ""}.get(code["dirty"], ", cleanness unknown")
     lines = [
@@ -92,18 +92,29 @@ def describe(chain: dict[str, Any]) -> str:
         f"data      {row['split']}: {row['records']} records, {row['fake']} fake, of {row['name']}"
         for row in chain["datasets"]
     ]
-    if build is None:
-        return "\n".join([*lines, "dataset   its build.json was not stored with the run"])
-    lines += [
-        f"dataset   fingerprint {build['fingerprint']}",
-        f"          found {build['found']} = written {build['written']} + excluded {build['excluded']} + quarantined "
-        f"{build['quarantined']}, checked to the depth {build['validation']}",
+    for name, build in chain["builds"].items():
+        lines += _describe_build(name, build)
+    if not chain["builds"]:
+        lines.append("dataset   its build.json was not stored with the run")
+    return "\n".join(lines)
+
+
+def _describe_build(name: str, build: dict[str, Any]) -> list[str]:
+    if "fingerprint" not in build:
+        return [f"dataset   {name} was built by other means: it kept no account of its source"]
+    found, written, excluded, quarantined, validation = (
+        build.get(key, UNKNOWN) for key in ("found", "written", "excluded", "quarantined", "validation")
+    )
+    lines = [
+        f"dataset   {name}, fingerprint {build['fingerprint']}",
+        f"          found {found} = written {written} + excluded {excluded} + quarantined {quarantined}, checked to the "
+        f"depth {validation}",
     ]
     archives = build.get("archives") or []
     lines += [f"source    {zipped['name']}, {zipped['bytes']} bytes, sha256 {zipped['sha256']}" for zipped in archives]
     if not archives:
         lines.append("source    a folder of plain files; the fingerprint is over the sha256 of each")
-    return "\n".join(lines)
+    return lines
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

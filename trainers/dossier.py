@@ -1,0 +1,60 @@
+"""What a run keeps of where its model came from, beside figures and predictions: builds, audits, two cards.
+
+dataset/builds.json       {dataset: what its build.json says}
+dataset/<name>.audit.json where the dataset was audited
+dataset_card.md, model_card.md
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from trainers.cards import dataset_card, model_card
+from trainers.config import Config, to_dict
+from trainers.dataset import Dataset
+
+BUILDS = "dataset/builds.json"
+AUDIT = "audit.json"  # what `python -m tfds_builders.audit` leaves beside the shards
+
+
+def write_dossier(
+    directory: Path, dataset: Dataset, config: Config, model: str, summary: Mapping[str, Any], tags: Mapping[str, str]
+) -> list[Path]:
+    """Writes the files into `directory`; returns them, relative to it.
+
+    Args:
+      directory: of the job.
+      dataset: one, or a mixture.
+      config: resolved.
+      model: the registered model's name.
+      summary: of the test split.
+      tags: of the run.
+    """
+    builds = dataset.build.get("datasets") or {dataset.name: dataset.build}
+    sources = dict(zip(builds, dataset.sources, strict=True))
+    written = [Path(BUILDS)]
+    (directory / BUILDS).parent.mkdir(exist_ok=True)
+    (directory / BUILDS).write_text(json.dumps(builds, indent=1) + "\n")
+    parts = []
+    for name, build in builds.items():
+        audit = _audit(sources[name])
+        if audit is not None:
+            written.append(Path("dataset", f"{name}.{AUDIT}"))
+            (directory / written[-1]).write_text(json.dumps(audit, indent=1, sort_keys=True) + "\n")
+        title = f"{name}:{build.get('version', 'unknown version')}"
+        parts.append(dataset_card(title, build, audit))
+    for file, text in (
+        ("dataset_card.md", "\n".join(parts)),
+        ("model_card.md", model_card(model, dataset.title, to_dict(config), summary, tags)),
+    ):
+        (directory / file).write_text(text)
+        written.append(Path(file))
+    return written
+
+
+def _audit(source: Any) -> dict[str, Any] | None:
+    try:
+        return json.loads((Path(str(source)) / AUDIT).read_text())
+    except (OSError, ValueError):  # not audited, or not on this machine
+        return None
