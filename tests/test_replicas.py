@@ -10,13 +10,14 @@ import tensorflow as tf
 
 from tests.small_dataset import write_dataset
 from trainers.agreement import Agreement, digest
-from trainers.config import AugmentConfig
+from trainers.config import AugmentConfig, ModelConfig
 from trainers.dataset import load
 from trainers.errors import CannotTrain, ReplicasDiffer
 from trainers.inputs import training_batches
 from trainers.loop import TrainStep
 from trainers.models.layers import GlobalBatch, dropout_maker, stock_dropout, with_global_batch_norm
-from trainers.models.resnet import build_resnet50, train_top
+from trainers.models.resnet import NUM_FROZEN, build_resnet50
+from trainers.models.transfer import train_top
 from trainers.order import Order
 from trainers.strategy import Resources, make_strategy
 
@@ -49,7 +50,7 @@ def small_resnet(dropout=stock_dropout, rate: float = 0.3) -> keras.Model:
 def deep_head(dropout) -> keras.Model:
     """Of the image size 64; what is trained when ImageNet weights are given."""
     model = build_resnet50("deep_head", 64, "none", dropout)
-    train_top(model, None)
+    train_top(lambda backbone: NUM_FROZEN)(model, ModelConfig(weights="imagenet"))
     return model
 
 

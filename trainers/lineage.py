@@ -107,8 +107,8 @@ def _describe_build(name: str, build: dict[str, Any]) -> list[str]:
     )
     lines = [
         f"dataset   {name}, fingerprint {build['fingerprint']}",
-        f"          found {found} = written {written} + excluded {excluded} + quarantined {quarantined}, checked to the "
-        f"depth {validation}",
+        f"          found {found} = written {written} + excluded {excluded} + quarantined {quarantined}, checked to "
+        f"the depth {validation}",
     ]
     archives = build.get("archives") or []
     lines += [f"source    {zipped['name']}, {zipped['bytes']} bytes, sha256 {zipped['sha256']}" for zipped in archives]

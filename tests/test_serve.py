@@ -1,0 +1,202 @@
+"""The served champion: verdicts over HTTP, refusals with a reason, a page needing nothing else, change of versions."""
+
+import io
+import itertools
+import json
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pytest
+import small_model
+from PIL import Image
+from starlette.testclient import TestClient
+
+from cluster.api import MAX_FILES, PAGE, make_api
+from cluster.ports import LOOPBACK, pick_free_port
+from tfds_builders.records.errors import Refused
+from trainers import registry, tracking
+from trainers.occlusion import CELLS, occlusion_map
+
+NAME = "realshard-served"
+CHAMPION = f"models:/{NAME}@champion"
+BOUNDARY = "a-boundary"
+CHANGE_SECS = 90  # an alias that was moved is followed within
+
+
+@pytest.fixture(scope="module")
+def address(ray_session, tmp_path_factory):
+    """http://127.0.0.1:PORT of a server of one replica; the model is in the home that the session's Ray knows."""
+    from ray import serve
+
+    from cluster.serve import build
+
+    keras_file = small_model.save_model(tmp_path_factory.mktemp("serve") / "model.keras")
+    small_model.register(small_model.new_run("served-1"), keras_file, registered_name=NAME)
+    port = pick_free_port()
+    serve.start(http_options={"host": LOOPBACK, "port": port})
+    try:
+        serve.run(build(CHAMPION), name="test")
+        yield f"http://{LOOPBACK}:{port}"
+    finally:
+        serve.shutdown()
+
+
+def ask(url: str, data: bytes | None = None, **headers: str):
+    """(status, headers, body) of a GET, or of a POST of `data`."""
+    request = urllib.request.Request(url, data, {key.replace("_", "-"): value for key, value in headers.items()})
+    try:
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return answer.status, answer.headers, answer.read()
+    except urllib.error.HTTPError as error:
+        return error.code, error.headers, error.read()
+
+
+def post_files(address: str, files: dict[str, bytes], path: str = "/v1/predict"):
+    """(status, JSON) for files sent as a form."""
+    body = b"".join(
+        f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="file"; filename="{name}"\r\n\r\n'.encode()
+        + data
+        + b"\r\n"
+        for name, data in files.items()
+    )
+    kind = f"multipart/form-data; boundary={BOUNDARY}"
+    status, _, answer = ask(address + path, body + f"--{BOUNDARY}--\r\n".encode(), Content_Type=kind)
+    return status, json.loads(answer)
+
+
+def test_verdicts_are_those_of_the_registered_model(address):
+    files = {f"{kind}.bin": small_model.image_bytes(kind, seed=n) for n, kind in enumerate(small_model.FORMATS)}
+    status, answer = post_files(address, files)
+    assert status == 200
+    expected = registry.load_detector(CHAMPION).predict(list(files.values()))
+    assert [row["file"] for row in answer["results"]] == list(files)
+    np.testing.assert_allclose([row["p_fake"] for row in answer["results"]], [v.p_fake for v in expected], atol=1e-6)
+    assert [row["label"] for row in answer["results"]] == [verdict.label for verdict in expected]
+    assert {(row["model"], row["version"]) for row in answer["results"]} == {(NAME, 1)}
+
+
+def test_one_image_may_be_the_body(address):
+    data = small_model.image_bytes("JPEG")
+    status, _, body = ask(f"{address}/v1/predict", data, Content_Type="image/jpeg")
+    assert status == 200
+    assert json.loads(body)["results"][0]["p_fake"] == pytest.approx(
+        post_files(address, {"a.jpg": data})[1]["results"][0]["p_fake"], abs=1e-6
+    )
+
+
+def test_an_unreadable_file_has_its_reason_and_the_others_their_verdict(address):
+    status, answer = post_files(address, {"page.jpg": b"<html></html>", "good.txt": small_model.image_bytes("PNG")})
+    assert status == 200
+    bad, good = answer["results"]
+    assert "HTML page" in bad["error"]
+    assert bad["p_fake"] is None
+    assert good["error"] is None
+    assert post_files(address, {"page.jpg": b"<html></html>"})[0] == 422
+
+
+def test_bad_requests_are_refused_with_a_reason_and_harm_nothing(address):
+    image = small_model.image_bytes("PNG")
+    bomb = bytearray(image)
+    bomb[16:24] = (100_000).to_bytes(4) * 2  # width and height of the header
+    form = f"multipart/form-data; boundary={BOUNDARY}"
+    cases = [
+        (ask(f"{address}/v1/predict", b""), 400, "received nothing"),
+        (ask(f"{address}/v1/predict", b"junk", Content_Type=form), 400, "form"),
+        (ask(f"{address}/v1/predict", b"junk", Content_Type="multipart/form-data"), 400, "form cannot be read"),
+        (ask(f"{address}/v1/predict", b"x", Content_Length=str(300 << 20)), 413, "At most 64 MiB"),
+        (ask(f"{address}/v1/predict", bytes(bomb)), 422, ""),
+        (ask(f"{address}/v1/predict", image[:60]), 422, "truncated"),
+        (ask(f"{address}/nowhere"), 404, ""),
+    ]
+    for (status, _, body), expected, sentence in cases:
+        assert (status, sentence in body.decode()) == (expected, True), body
+    many = {f"{number}.png": image for number in range(MAX_FILES + 1)}
+    assert post_files(address, many)[0] == 400
+    assert post_files(address, {"a.png": image, "b.png": image}, "/v1/explain")[0] == 400
+    assert post_files(address, {"a.png": b"text"}, "/v1/explain")[0] == 422
+    assert ask(f"{address}/healthz")[0] == 200
+    assert post_files(address, {"a.png": image})[0] == 200
+
+
+def test_the_page_needs_nothing_from_elsewhere(address):
+    for path, kind in (("/", "text/html"), ("/page.js", "javascript"), ("/page.css", "text/css")):
+        status, headers, body = ask(address + path)
+        assert status == 200
+        assert kind in headers["Content-Type"]
+        assert b"http://" not in body
+        assert b"https://" not in body
+        assert "default-src 'none'" in headers["Content-Security-Policy"]
+        assert headers["X-Content-Type-Options"] == "nosniff"
+    assert sorted(file.name for file in PAGE.iterdir()) == ["index.html", "page.css", "page.js"]
+
+
+def test_health_and_metrics(address):
+    assert json.loads(ask(f"{address}/readyz")[2]) == {"status": "ready", "model": NAME, "version": 1}
+    before = ask(f"{address}/metrics")[2].decode()
+    post_files(address, {"a.png": small_model.image_bytes("PNG")})
+    line = 'realshard_requests_total{path="/v1/predict",status="200"} '
+    count = [
+        float(text.split(line)[1].split("\n")[0]) if line in text else 0.0
+        for text in (before, ask(f"{address}/metrics")[2].decode())
+    ]
+    assert count[1] == count[0] + 1
+    assert "/v1/predict" in json.loads(ask(f"{address}/openapi.json")[2])["paths"]
+
+
+def test_evidence_comes_as_a_grid(address):
+    status, answer = post_files(address, {"a.png": small_model.image_bytes("PNG")}, "/v1/explain")
+    assert status == 200
+    assert np.shape(answer["evidence"]) == (CELLS, CELLS)
+    assert np.ptp(answer["evidence"]) > 0
+
+
+def test_what_is_flat_is_no_evidence(address):
+    pixels = np.full((70, 70, 3), 90, np.uint8)
+    pixels[:, 40:] = np.random.default_rng(0).integers(0, 256, (70, 30, 3))
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    detector = registry.load_detector(CHAMPION)
+    p_fake, evidence = occlusion_map(detector, file.getvalue())
+    assert p_fake == pytest.approx(detector.predict([file.getvalue()])[0].p_fake)
+    assert (evidence[:, :4] == 0).all()
+    assert (evidence[:, 4:] != 0).any()
+
+
+def test_a_moved_alias_is_followed_without_a_failed_request(address, tmp_path):
+    keras_file = small_model.save_model(tmp_path / "other.keras", seed=7)
+    version = small_model.register(small_model.new_run("served-2"), keras_file, registered_name=NAME)
+    image = small_model.image_bytes("PNG")
+    tracking.client_of().set_registered_model_alias(NAME, "champion", str(version))
+    expected = {1: registry.load_detector(f"models:/{NAME}/1"), version: registry.load_detector(CHAMPION)}
+    deadline = time.monotonic() + CHANGE_SECS
+    seen = []
+    while not seen or seen[-1] != version:
+        assert time.monotonic() < deadline, f"still version {seen[-1]}"
+        status, answer = post_files(address, {"a.png": image})
+        assert status == 200
+        row = answer["results"][0]
+        seen.append(row["version"])
+        assert row["p_fake"] == pytest.approx(expected[row["version"]].predict([image])[0].p_fake, abs=1e-6)
+    assert [number for number, _ in itertools.groupby(seen)] in ([1, version], [version])
+
+
+def test_a_token_is_asked_for_where_one_is_set():
+    client = TestClient(make_api(replicas=None, token="secret"))
+    for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic secret"}):
+        answer = client.post("/v1/predict", headers=headers)
+        assert answer.status_code == 401
+        assert answer.headers["WWW-Authenticate"] == "Bearer"
+    assert client.post("/v1/predict", headers={"Authorization": "Bearer secret"}).status_code == 400  # no image
+    assert client.get("/healthz").status_code == 200
+
+
+def test_settings_are_checked(monkeypatch):
+    from cluster import serve
+
+    monkeypatch.setenv("REALSHARD_REPLICAS", "many")
+    with pytest.raises(Refused, match="from 1 to 1000"):
+        serve._replicas()
+    assert Path(serve.__file__).with_name("page").is_dir()
