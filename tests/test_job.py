@@ -15,7 +15,7 @@ import pytest
 
 from tests.small_dataset import write_dataset
 from tfds_builders.records.errors import Refused
-from trainers import job, lineage, tracking
+from trainers import evaluate, job, lineage, tracking
 from trainers.config import ClusterConfig, Config, DataConfig, JobConfig, ModelConfig, OptimiserConfig
 from trainers.dataset import load
 from trainers.jobs import JobFolder
@@ -115,6 +115,15 @@ def test_threshold_and_temperature_are_chosen_on_validation_and_stored_in_the_mo
     images = RecordReader(load(data / "toy" / "1.0.0").select("test")).images(np.arange(11))
     reported = [verdict.p_fake for verdict in detector.predict(list(images))]
     np.testing.assert_allclose(reported, test["p_fake"].to_numpy(), atol=1e-5)
+
+
+def test_the_card_of_a_jobs_model_has_its_learning_curves_and_training_images(finished, data, tmp_path):
+    card = evaluate.evaluate("models:/realshard-resnet50@champion", ["toy"], str(data), "test", tmp_path)
+    assert card["summary"]["auc"] == pytest.approx(finished.metrics["auc"])
+    assert any("is calibrated (temperature" in note and "44.4% are fake" in note for note in card["notes"])
+    assert (tmp_path / "figures" / "learning_curves.png").exists()
+    page = (tmp_path / "card.html").read_text("utf-8")
+    assert page.split("Training images as the network saw them")[1].count("<img") == 8  # the global batch
 
 
 def test_first_model_is_the_champion_and_names_its_run(finished):
