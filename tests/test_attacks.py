@@ -8,6 +8,7 @@ from small_dataset import picture
 
 from tfds_builders.records.errors import Refused
 from trainers.attacks import Attacker, random_signs
+from trainers.models.average import average_models
 
 SIZE = small_model.IMAGE_SIZE
 LABELS = np.arange(24) % 2
@@ -58,6 +59,13 @@ def test_a_saturated_score_still_has_a_gradient(pixels):
     assert model(pixels).numpy().min() == 1.0
     attacked = Attacker(model).fgsm(pixels, np.ones(len(pixels)), 2)
     np.testing.assert_array_equal(attacked, np.maximum(pixels.astype(int) - 2, 0))
+
+
+def test_an_ensemble_is_attacked_through_its_members(tmp_path, pixels):
+    members = [keras.saving.load_model(small_model.save_model(tmp_path / f"{seed}.keras", seed)) for seed in range(2)]
+    model = average_models(members, "pair")
+    attacked = Attacker(model).fgsm(pixels, LABELS, 4)
+    assert log_losses(model, attacked).mean() > log_losses(model, pixels).mean()
 
 
 def test_a_model_without_a_gradient_is_refused(pixels):

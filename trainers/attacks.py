@@ -30,12 +30,7 @@ class Attacker:
         import keras
         import tensorflow as tf
 
-        # The same layers on a floating-point input: integers have no gradient.
-        pixels = keras.Input(model.input.shape[1:], dtype="float32")
-        try:
-            smooth = keras.models.clone_model(model, input_tensors=pixels, clone_function=lambda layer: layer)
-        except ValueError as error:
-            raise Refused(f"attacks need a functional Keras model. Received: {model.name}. ({error})") from None
+        smooth = _on_floats(model)
 
         def gradient(images: Any, labels: Any) -> tuple[Any, Any]:
             with tf.GradientTape() as tape:
@@ -92,6 +87,21 @@ class Attacker:
         """How wrong each image is judged, [n], and the gradient of that, [n, height, width, 3]."""
         wrongness, gradient = self._gradient(pixels, labels.astype(np.float32))
         return wrongness.numpy(), gradient.numpy()
+
+
+def _on_floats(model: Any) -> Any:
+    """The same layers on a floating-point input, since integers have no gradient; so for the members of an ensemble."""
+    import keras
+
+    def reused(layer: Any) -> Any:
+        takes_integers = isinstance(layer, keras.Model) and "int" in str(layer.input.dtype)
+        return _on_floats(layer) if takes_integers else layer
+
+    pixels = keras.Input(model.input.shape[1:], dtype="float32")
+    try:
+        return keras.models.clone_model(model, input_tensors=pixels, clone_function=reused)
+    except ValueError as error:
+        raise Refused(f"attacks need a functional Keras model. Received: {model.name}. ({error})") from None
 
 
 def random_signs(pixels: np.ndarray, size: float, seed: int = 0) -> np.ndarray:

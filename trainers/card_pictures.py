@@ -2,8 +2,7 @@
 
 import dataclasses
 import io
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -13,8 +12,8 @@ from tfds_builders.records.decode import decode_rgb
 from tfds_builders.records.schema import LABELS
 from trainers.card import most_wrong
 from trainers.card_html import Picture
-from trainers.config import from_dict
 from trainers.dataset import Dataset, Records
+from trainers.origin import Origin
 from trainers.reader import open_reader
 
 NUM_MOST_WRONG = 24
@@ -53,29 +52,21 @@ def thumbnail(pixels: np.ndarray) -> bytes:
     return file.getvalue()
 
 
-def augmented(told: Mapping[str, Any], parts: Sequence[Part]) -> list[Picture]:
-    """The beginning of the first training batch, augmented as it was, if its dataset is among the parts.
-
-    Args:
-      told: a job's config.json: its `config`, and the `fingerprint` of its dataset.
-    """
+def augmented(origin: Origin) -> list[Picture]:
+    """The beginning of the first training batch, augmented as it was; nothing for a model that no job made."""
     from trainers.inputs import BatchIterator, training_batches
-    from trainers.order import Order
-    from trainers.worker import selected
+    from trainers.policies import make_order
 
-    datasets = [part.dataset for part in parts if part.dataset.fingerprint == told["fingerprint"]]
-    if not datasets:
+    config, records = origin.config, origin.records["train"]
+    if config is None:
         return []
-    config = from_dict(told["config"])
-    records = selected(datasets[0], config)["train"]
-    order = Order(len(records), config.optimiser.global_batch_size, config.job.seed)
     dataset = training_batches(
         records,
-        order,
+        make_order(records, config.data, config.optimiser.global_batch_size, config.job.seed),
         image_size=config.model.image_size,
         aspect=config.model.aspect,
         seed=config.job.seed,
-        augment=config.augmentation,
+        augment=config.augmentation if config.augmentation.augment else None,
         num_steps=1,
     )
     with BatchIterator(dataset) as batches:

@@ -23,6 +23,7 @@ from trainers.card import Card, card_of
 from trainers.card_html import Picture, html_of
 from trainers.card_pictures import Part, augmented, most_wrong_images
 from trainers.dataset import find, load
+from trainers.origin import Origin, identities, origin_of, overlap
 from trainers.predict import DEFAULT_MODEL, silent_stderr
 from trainers.registry import Detector, load_detector
 from trainers.robustness import robustness, sample
@@ -64,23 +65,20 @@ def _with_own_names(table: pa.Table) -> pa.Table:
     return table
 
 
-def notes_of(detector: Detector, tags: dict[str, str], parts: Sequence[Part]) -> list[str]:
-    """What a reader must know before the figures: which images the model has seen, what P(fake) means.
-
-    Args:
-      tags: of the model version; `fingerprint` is that of the dataset it was trained on.
-    """
+def notes_of(detector: Detector, origin: Origin | None, parts: Sequence[Part]) -> list[str]:
+    """What a reader must know before the figures: which images made the model, what P(fake) means."""
     notes = []
-    for part in parts:
-        if tags.get("fingerprint") != part.dataset.fingerprint:
-            continue
-        splits = set(part.records.table["split"].to_pylist())
-        if "train" in splits:
-            notes.append(f"Trained on this set: images of {part.dataset.name} below trained this model.")
-        if "validation" in splits:
-            notes.append(
-                f"Selected on this set: validation images of {part.dataset.name} below chose this model's checkpoint."
-            )
+    if origin is None:
+        notes.append("What this model was trained on is not known here: it may have been on images below.")
+    else:
+        tested = [identities(part.dataset, part.records.ids()) for part in parts]
+        for used, sentence in (
+            (origin.train, "Trained on this set: {} of {} images below trained this model."),
+            (origin.validation, "Selected on this set: {} of {} images below chose this model's checkpoint."),
+        ):
+            number = sum(len(overlap(table, used, by_group=False)) for table in tested)
+            if number:
+                notes.append(sentence.format(f"{number:,}", f"{sum(len(table) for table in tested):,}"))
     settings = detector.network.settings
     if settings.get("temperature") is None:
         notes.append("P(fake) is the network's own: it was not calibrated.")
@@ -141,13 +139,14 @@ def evaluate(
     parts = select(names, data_dir, split)
     detector = load_detector(model)
     version = tracking.client_of().get_model_version(detector.name, str(detector.version))
+    origin = origin_of(version.run_id)
     settings = detector.network.settings
     predictions = predictions_of(detector, parts)
     card = card_of(
         predictions,
         settings["threshold"],
         unsure=settings.get("unsure"),
-        notes=notes_of(detector, version.tags, parts),
+        notes=notes_of(detector, origin, parts),
     )
     if num_robustness:
         card["robustness"] = robustness(detector, sample(parts, predictions, num_robustness))
@@ -162,9 +161,8 @@ def evaluate(
     }
     history = json.loads(tracking.read_artifact(version.run_id, "history.json") or "[]")
     pictures = {"Judged worst": most_wrong_images(predictions, parts)}
-    told = tracking.read_artifact(version.run_id, "config.json")
-    if told:
-        pictures["Training images as the network saw them"] = augmented(json.loads(told), parts)
+    if origin:
+        pictures["Training images as the network saw them"] = augmented(origin)
     write(directory, predictions, card, title, history, pictures)
     if is_logged:
         folder = f"cards/{'+'.join(names)}-{split}".translate(str.maketrans("[:]%", "____"))

@@ -9,7 +9,6 @@ trained or selected on, or one of the same group (photograph, person, video), ma
 import argparse
 import csv
 import io
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -18,37 +17,20 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from tfds_builders.records.errors import Refused
-from tfds_builders.records.schema import MANIFEST
 from trainers import metrics, tracking
 from trainers.card_pictures import Part
-from trainers.dataset import Dataset, load
 from trainers.evaluate import select
+from trainers.origin import identities, origin_of, overlap
 from trainers.predict import silent_stderr
 from trainers.registry import Detector, load_detector
 from trainers.scoring import score
-from trainers.storage import default_data_dir, filesystem
+from trainers.storage import default_data_dir
 
-_USED_SPLITS = ("train", "validation")  # the one trained the model, the other chose its checkpoint
 FIELDS = ("model", "trained_on", "dataset", "n", "auc", "auc_low", "auc_high", "balanced_accuracy")
 
 Row = dict[str, Any]
-
-
-def overlap(test: pa.Table, used: pa.Table, by_group: bool = True) -> pa.Table:
-    """The rows of `test` whose content, or unless told otherwise whose group, is in `used`.
-
-    Args:
-      test, used: columns id, group, sha256. A group "" is nobody's.
-    """
-    is_used = pc.is_in(test["sha256"], value_set=pc.unique(used["sha256"]))
-    if by_group:
-        groups = pc.unique(used["group"]).filter(pc.not_equal(pc.unique(used["group"]), ""))
-        is_used = pc.or_(is_used, pc.is_in(test["group"], value_set=groups))
-    return test.filter(is_used)
 
 
 def check_apart(detector: Detector, run_id: str, part: Part, by_group: bool) -> None:
@@ -57,40 +39,21 @@ def check_apart(detector: Detector, run_id: str, part: Part, by_group: bool) -> 
     Raises:
       Refused: names the model, the dataset, how many records, and one of them; or that it cannot be found out.
     """
-    for trained_on in _training_datasets(detector, run_id):
-        manifest = _identities(trained_on)
-        used = manifest.filter(pc.is_in(manifest["split"], value_set=pa.array(_USED_SPLITS)))
-        found = overlap(_identities(part.dataset, part.records.ids()), used, by_group)
-        if len(found):
-            raise Refused(
-                f"a model must be tested on records that it was not made from. Received: {detector.name} "
-                f"v{detector.version} on {part.dataset.name}, of which {len(found)} records share their content or "
-                f"group with its training or validation records of {trained_on.name}, {found['id'][0].as_py()!r} for "
-                "example. Leave this pair out, or pass --by-content if their groups bear equal names by chance."
-            )
-
-
-def _training_datasets(detector: Detector, run_id: str) -> list[Dataset]:
-    inputs = tracking.client_of().get_run(run_id).inputs.dataset_inputs
-    sources: dict[str, str] = {}
-    for entry in inputs:
-        profile = json.loads(entry.dataset.profile or "{}")
-        sources[json.loads(entry.dataset.source)["uri"]] = profile.get("fingerprint", "")
-    datasets = [load(uri) for uri in sources]
-    if not datasets or [dataset.fingerprint for dataset in datasets] != list(sources.values()):
+    origin = origin_of(run_id)
+    if origin is None:
         raise Refused(
-            f"what a model was trained on must be known and still be there. Received: {detector.name} "
-            f"v{detector.version}, trained on {', '.join(sources) or 'nothing that its run names'}. Build it again."
+            "what a model was trained on must be known, and still be there as it was. Received: "
+            f"{detector.name} v{detector.version}, of which it is not. Build its dataset again, or train it again."
         )
-    return datasets
-
-
-def _identities(dataset: Dataset, ids: Sequence[str] | None = None) -> pa.Table:
-    """The columns id, split, group and sha256 of the manifest, of these ids or all."""
-    files, root = filesystem(dataset.directory)
-    with files.open(f"{root}/{MANIFEST}") as file:
-        table = pq.read_table(file, columns=["id", "split", "group", "sha256"])
-    return table if ids is None else table.filter(pc.is_in(table["id"], value_set=pa.array(ids, pa.string())))
+    used = pa.concat_tables([origin.train, origin.validation])
+    found = overlap(identities(part.dataset, part.records.ids()), used, by_group)
+    if len(found):
+        raise Refused(
+            f"a model must be tested on records that it was not made from. Received: {detector.name} "
+            f"v{detector.version} on {part.dataset.name}, of which {len(found)} records share their content or group "
+            f"with its training or validation records of {origin.dataset.title}, {found['id'][0].as_py()!r} for "
+            "example. Leave this pair out, or pass --by-content if their groups bear equal names by chance."
+        )
 
 
 def measure(models: Sequence[str], parts: Sequence[Part], by_group: bool = True) -> list[Row]:

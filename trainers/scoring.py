@@ -46,7 +46,7 @@ def _score(detector: Detector, records: Records) -> np.ndarray:
 
     network = detector.network
     p_fake = np.full(len(records), np.nan)
-    batches = evaluation_batches(records, image_size=network.image_size, batch_size=BATCH_IMAGES)
+    batches = evaluation_batches(records, image_size=network.image_size, aspect=network.aspect, batch_size=BATCH_IMAGES)
     done = 0
     try:
         with BatchIterator(batches) as iterator:

@@ -1,0 +1,97 @@
+"""What a registered model was made from: the records that trained it and those that chose its checkpoint.
+
+    origin = origin_of(run_id)
+    origin.train.column_names      # id, group, sha256
+
+Read from the model's MLflow run and from the datasets it names, which must still be there.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from tfds_builders.records.errors import Refused
+from tfds_builders.records.schema import MANIFEST
+from trainers import tracking
+from trainers.config import Config, from_dict
+from trainers.dataset import Dataset, Records, load
+from trainers.mixture import load_all
+from trainers.storage import Location, filesystem
+from trainers.worker import selected
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The origin of a model.
+
+    Attributes:
+      dataset: what it was trained on; several datasets are one mixture.
+      records: those that took part as train, validation and test.
+      config: of the job; None for a model that no job made.
+      train, validation: the identities (columns id, group, sha256) of these records.
+    """
+
+    dataset: Dataset
+    records: dict[str, Records]
+    config: Config | None
+    train: pa.Table
+    validation: pa.Table
+
+
+def origin_of(run_id: str) -> Origin | None:
+    """The origin of the model that this run made; None if the run does not name it, or its data are not there any more
+    as they were."""
+    inputs = tracking.client_of().get_run(run_id).inputs.dataset_inputs
+    if not inputs:
+        return None
+    entry = inputs[0].dataset  # each names the whole dataset, for another split
+    try:
+        dataset = load_all(json.loads(entry.source)["uri"].split())
+    except Refused:
+        return None
+    if json.loads(entry.profile or "{}").get("fingerprint") != dataset.fingerprint:
+        return None
+    told = tracking.read_artifact(run_id, "config.json")
+    config = from_dict(json.loads(told)["config"]) if told else None
+    records = selected(dataset, config or Config())
+    train, validation = (identities(dataset, records[split].ids()) for split in ("train", "validation"))
+    return Origin(dataset, records, config, train, validation)
+
+
+def identities(dataset: Dataset, ids: Sequence[str]) -> pa.Table:
+    """The columns id, group and sha256 of the records with these ids; sha256 is null where there is no manifest."""
+    tables = []
+    for source in dataset.sources:
+        table = _manifest(source)
+        if len(dataset.sources) > 1:  # ids of a mixture begin with the dataset's name
+            name = str(source).rstrip("/").split("/")[-2]
+            table = table.set_column(0, "id", pc.binary_join_element_wise(name, table["id"], "/"))
+        tables.append(table)
+    table = pa.concat_tables(tables)
+    return table.filter(pc.is_in(table["id"], value_set=pa.array(ids, pa.string())))
+
+
+def _manifest(source: Location) -> pa.Table:
+    files, root = filesystem(source)
+    if files.isfile(f"{root}/{MANIFEST}"):
+        with files.open(f"{root}/{MANIFEST}") as file:
+            return pq.read_table(file, columns=["id", "group", "sha256"])
+    table = load(source).table.select(["id", "group"])
+    return table.append_column("sha256", pa.nulls(len(table), pa.binary(32)))
+
+
+def overlap(test: pa.Table, used: pa.Table, by_group: bool = True) -> pa.Table:
+    """The rows of `test` whose content, or unless told otherwise whose group, is in `used`.
+
+    Args:
+      test, used: columns id, group, sha256. A group "" is nobody's.
+    """
+    is_used = pc.is_in(test["sha256"], value_set=pc.drop_null(pc.unique(used["sha256"])))
+    if by_group:
+        groups = pc.unique(used["group"])
+        is_used = pc.or_(is_used, pc.is_in(test["group"], value_set=groups.filter(pc.not_equal(groups, ""))))
+    return test.filter(is_used)
