@@ -70,7 +70,7 @@ def test_the_card_is_of_the_models_own_threshold_and_band(card):
     assert written["summary"]["threshold"] == 0.4
     assert written["summary"]["accuracy"] == pytest.approx(np.mean((scores >= 0.4) == (labels == 1)))
     assert written["unsure"]["share"] == pytest.approx(np.mean((scores >= 0.3) & (scores < 0.6)))
-    assert written["notes"][-1] == "P(fake) is the network's own: it was not calibrated."
+    assert written["calibration"] == "P(fake) is the network's own: it was not calibrated."
     assert set(written["by"]) == {"category", "generator"}
 
 

@@ -1,6 +1,7 @@
 """Every model on every dataset, and that none is tested on what it was made from."""
 
 import csv
+import json
 import types
 
 import pyarrow as pa
@@ -13,8 +14,11 @@ from small_dataset import write_dataset
 from tfds_builders.records.errors import Refused
 from tfds_builders.records.schema import MANIFEST
 from trainers import evaluate, matrix, tracking
+from trainers.config import Config, to_dict
+from trainers.data_config import DataConfig
 from trainers.dataset import load
-from trainers.origin import overlap
+from trainers.mixture import load_all
+from trainers.origin import identities, origin_of, overlap
 
 NAMES = ("realshard-one", "realshard-two")
 MODELS = [f"models:/{name}@champion" for name in NAMES]
@@ -96,6 +100,35 @@ def test_a_model_of_unknown_origin_is_refused(built, tmp_path):
     )
     with pytest.raises(Refused, match="must be known"):
         matrix.measure(["models:/realshard-unknown@champion"], evaluate.select(["first"], built.data, "test"))
+
+
+def test_the_origin_is_the_part_of_each_dataset_that_took_part(built, tmp_path):
+    directories = [built.root / "data" / name / "1.0.0" for name in ("first", "second")]
+    dataset = load_all(directories)
+    run_id = small_model.new_run("job-mixed")
+    source = " ".join(str(directory) for directory in directories)
+    tracking.log_dataset(run_id, f"{dataset.title}/train", dataset.fingerprint, "train", source=source, profile={})
+    config = Config(data=DataConfig(dataset="first,second", train_split="train[:4]+train[10:]"))
+    (tmp_path / "config.json").write_text(json.dumps({"config": to_dict(config)}))
+    tracking.RunLogger(run_id).artifact(tmp_path / "config.json")
+    origin = origin_of(run_id)
+    assert sorted(origin.train["id"].to_pylist()) == sorted(origin.records["train"].ids())
+    for directory in directories:
+        single = load(directory)
+        train = identities(single, single.select("train").ids())
+        taken = [id for id in origin.records["train"].ids() if id.startswith(f"{single.name}/")]
+        assert 0 < len(taken) < len(train)
+        assert [f"{single.name}/{id}" for id in overlap(train, origin.train, by_group=False)["id"].to_pylist()] == taken
+
+
+def test_data_that_are_gone_or_others_are_no_origin(built, tmp_path):
+    directory = write_dataset(tmp_path, {"train": 4, "validation": 2, "test": 2})
+    for number, fingerprint in enumerate((load(directory).fingerprint, "0" * 64)):
+        run_id = small_model.new_run(f"job-gone-{number}")
+        tracking.log_dataset(run_id, "toy/train", fingerprint, "train", source=str(directory), profile={})
+        assert (origin_of(run_id) is None) == (number == 1)
+    directory.rename(tmp_path / "elsewhere")
+    assert origin_of(run_id) is None
 
 
 def test_blank_groups_are_nobodys():

@@ -148,6 +148,5 @@ def draw_robustness(rows: Sequence[dict[str, Any]]) -> Figure:
             axes.plot(range(len(points)), values, marker="o", markersize=4, color=colour, label=name)
         axes.set_xticks(range(len(points)), ["none", *(f"{point['strength']:g}" for point in points[1:])])
         axes.set(ylim=(-0.02, 1.02), title=kind, xlabel=points[1]["unit"])
-        if not number:
-            axes.legend(loc="lower left", fontsize=8)
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(curves))
     return figure

@@ -53,6 +53,7 @@ h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.5rem; border-bot
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: 0.8rem 0; }
 th, td { text-align: right; padding: 0.2rem 0.8rem; border-bottom: 1px solid var(--line); }
 th:first-child, td:first-child { text-align: left; }
+.facts td { text-align: left; }
 tr:nth-child(even) td { background: var(--shade); }
 .figures { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 30rem), 1fr)); gap: 1rem; }
 .figures .wide { grid-column: 1 / -1; }
@@ -68,7 +69,8 @@ def html_of(card: Card, title: str, svgs: Mapping[str, str], pictures: Mapping[s
     """The page.
 
     Args:
-      card: from `trainers.card.card_of`; also with `robustness` (rows of one change each) and `facts` ({name: text}).
+      card: from `trainers.card.card_of`; also with `robustness` (rows of one change each) `facts` ({name: text}) and
+        `calibration` (what P(fake) means).
       title: of the page: which model on which images.
       svgs: drawings by name, as `trainers.card_figures.svg_of` makes them.
       pictures: grids of images by their headings.
@@ -76,7 +78,8 @@ def html_of(card: Card, title: str, svgs: Mapping[str, str], pictures: Mapping[s
     summary = card["summary"]
     parts = [f"<h1>{html.escape(title)}</h1>"]
     parts += [f'<p class="warning">{html.escape(note)}</p>' for note in card["notes"]]
-    parts.append(_table(("", ""), list(card.get("facts", {}).items())))
+    parts.append(f"<p>{html.escape(card.get('calibration', ''))}</p>")
+    parts.append(f'<div class="facts">{_table(("", ""), list(card.get("facts", {}).items()))}</div>')
     parts += ["<h2>Figures of merit</h2>", _figures_of_merit(card)]
     rows = [(name, *values.values()) for name, values in card["per_class"].items()]
     parts.append(

@@ -65,8 +65,8 @@ def _with_own_names(table: pa.Table) -> pa.Table:
     return table
 
 
-def notes_of(detector: Detector, origin: Origin | None, parts: Sequence[Part]) -> list[str]:
-    """What a reader must know before the figures: which images made the model, what P(fake) means."""
+def notes_of(origin: Origin | None, parts: Sequence[Part]) -> list[str]:
+    """What a reader must know before the figures: which images made the model."""
     notes = []
     if origin is None:
         notes.append("What this model was trained on is not known here: it may have been on images below.")
@@ -79,15 +79,17 @@ def notes_of(detector: Detector, origin: Origin | None, parts: Sequence[Part]) -
             number = sum(len(overlap(table, used, by_group=False)) for table in tested)
             if number:
                 notes.append(sentence.format(f"{number:,}", f"{sum(len(table) for table in tested):,}"))
-    settings = detector.network.settings
-    if settings.get("temperature") is None:
-        notes.append("P(fake) is the network's own: it was not calibrated.")
-    else:
-        notes.append(
-            f"P(fake) is calibrated (temperature {settings['temperature']:.3g}) for images of which "
-            f"{settings['base_rate']:.1%} are fake, and for no other share."
-        )
     return notes
+
+
+def calibration_of(settings: Mapping[str, Any]) -> str:
+    """What P(fake) of a registered model means, in a sentence."""
+    if settings["temperature"] is None:
+        return "P(fake) is the network's own: it was not calibrated."
+    return (
+        f"P(fake) is calibrated (temperature {settings['temperature']:.3g}) for images of which "
+        f"{settings['base_rate']:.1%} are fake, and for no other share."
+    )
 
 
 def write(
@@ -146,13 +148,14 @@ def evaluate(
         predictions,
         settings["threshold"],
         unsure=settings.get("unsure"),
-        notes=notes_of(detector, origin, parts),
+        notes=notes_of(origin, parts),
     )
     if num_robustness:
         card["robustness"] = robustness(detector, sample(parts, predictions, num_robustness))
     where = ", ".join(f"{part.dataset.name}:{part.dataset.version}" for part in parts)
     title = f"{detector.name} v{detector.version} on {where}, {split}"
     fingerprints = ", ".join(part.dataset.fingerprint[:16] for part in parts)
+    card["calibration"] = calibration_of(settings)
     card["facts"] = {
         "model": f"models:/{detector.name}/{detector.version}",
         "MLflow run": version.run_id,
@@ -178,7 +181,11 @@ def describe(card: Card) -> str:
     def number(key: str) -> str:
         return "undefined" if summary[key] is None else f"{summary[key]:.4f}"
 
-    lines = [*card["notes"], f"{summary['n']:,} images: {summary['real']:,} real, {summary['fake']:,} fake"]
+    lines = [
+        *card["notes"],
+        card["calibration"],
+        f"{summary['n']:,} images: {summary['real']:,} real, {summary['fake']:,} fake",
+    ]
     interval = summary["auc_interval"]
     within = f", 95 % interval {interval[0]:.4f} to {interval[1]:.4f}" if interval else ""
     lines.append(f"AUC {number('auc')}{within}; accuracy {number('accuracy')}, balanced {number('balanced_accuracy')}")

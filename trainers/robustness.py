@@ -72,12 +72,11 @@ def robustness(detector: Detector, images: Sample) -> list[dict[str, Any]]:
                 key: threads.submit(_change, perturbation, key[1], pixels, seeds)
                 for key, perturbation in _conditions().items()
             }
-            # Meanwhile, here:
-            ready: dict[Condition, np.ndarray] = {("none", None, ""): pixels}
+            attacked: dict[Condition, np.ndarray] = {}  # meanwhile, here
             for name, attack in (("fgsm", attacker.fgsm), ("pgd", attacker.pgd)):
-                ready |= {(name, size, _OF_255): attack(pixels, labels, size) for size in attacks.SIZES}
-            ready |= {key: future.result() for key, future in changed.items()}
-            for key, few in ready.items():
+                attacked |= {(name, size, _OF_255): attack(pixels, labels, size) for size in attacks.SIZES}
+            ready: dict[Condition, np.ndarray] = {("none", None, ""): pixels}
+            for key, few in (ready | {key: future.result() for key, future in changed.items()} | attacked).items():
                 scores.setdefault(key, []).append(network.score_pixels(few))
     predictions = pa.concat_tables([table for _, _, table in images])
     place = predictions.column_names.index("p_fake")
