@@ -74,6 +74,20 @@ def test_looks_at_a_test_set_are_counted(versions):
     assert [promote.decide(NAME)["test_set_uses"] for _ in range(3)] == [1, 2, 3]
 
 
+def test_both_can_be_judged_on_another_dataset(versions, tmp_path):
+    """There the champion is the better one."""
+    for number, shift in (("1", 3.0), ("2", 1.0)):
+        run_id = versions.get_model_version(NAME, number).run_id
+        test = table(scores(LABELS, shift, seed=3), LABELS)
+        file = tmp_path / "predictions.parquet"
+        pq.write_table(test.append_column("split", [["test"] * len(LABELS)]), file)
+        versions.log_artifact(run_id, str(file), "cards/other-test")
+    assert promote.decide(NAME)["promote"]
+    assert not promote.decide(NAME, dataset="other")["promote"]
+    with pytest.raises(Refused, match="--dataset third --log"):
+        promote.decide(NAME, dataset="third")
+
+
 def _apply(home: str) -> bool:
     os.environ["REALSHARD_HOME"] = home
     try:

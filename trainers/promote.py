@@ -4,7 +4,8 @@
     python -m trainers.promote realshard-resnet50 --apply      # and acts on it
     python -m trainers.promote realshard-resnet50 --rollback   # the champion before this one is champion again
 
-The decision is trainers/gate.py's, on the test predictions that each version's run stored. It is written to the
+The decision is trainers/gate.py's, on the test predictions that each version's run stored, or with `--dataset D` on
+those that `python -m trainers.evaluate --model ... --dataset D --log` put into the runs of both. It is written to the
 challenger's tags, and how often a test set decided is counted on the registered model.
 """
 
@@ -33,8 +34,17 @@ PREDICTIONS = "predictions.parquet"
 GATE_TAG, PREVIOUS_TAG, USES_TAG = "realshard.gate", "realshard.champion_before", "realshard.gate_uses"
 
 
-def decide(name: str, *, metric: str = "auc", max_drop: float = gate.MAX_DROP, apply: bool = False) -> dict[str, Any]:
+def decide(
+    name: str, *, metric: str = "auc", max_drop: float = gate.MAX_DROP, dataset: str = "", apply: bool = False
+) -> dict[str, Any]:
     """Judges the challenger of the registered model `name` against its champion, and promotes it if told to.
+
+    Args:
+      name: of the registered model.
+      metric: auc or balanced_accuracy.
+      max_drop: by how much the recall of a class may fall within a category.
+      dataset: whose logged report cards to compare; "": each run's own test predictions.
+      apply: move the alias if the challenger earned it.
 
     Returns:
       What `gate.judge` gives, with champion_version, challenger_version, applied, and test_set_uses: how often the
@@ -51,7 +61,7 @@ def decide(name: str, *, metric: str = "auc", max_drop: float = gate.MAX_DROP, a
         if CHAMPION not in aliases:
             raise Refused(f"{name} has no {CHAMPION} to compare with: set that alias in MLflow once.")
         versions = {alias: client.get_model_version(name, aliases[alias]) for alias in (CHAMPION, CHALLENGER)}
-        tables = {alias: _predictions(client, version) for alias, version in versions.items()}
+        tables = {alias: _predictions(client, version, dataset) for alias, version in versions.items()}
         decision = gate.judge(
             tables[CHAMPION],
             tables[CHALLENGER],
@@ -60,7 +70,9 @@ def decide(name: str, *, metric: str = "auc", max_drop: float = gate.MAX_DROP, a
             max_drop=max_drop,
         )
         decision |= {f"{alias}_version": int(aliases[alias]) for alias in (CHAMPION, CHALLENGER)}
-        decision["test_set_uses"] = _count_use(client, name, versions[CHALLENGER])
+        decision["test_set_uses"] = _count_use(
+            client, name, dataset or versions[CHALLENGER].tags.get("fingerprint", "unknown")[:16]
+        )
         decision["applied"] = apply and decision["promote"]
         client.set_model_version_tag(name, aliases[CHALLENGER], GATE_TAG, json.dumps(decision, sort_keys=True))
         if decision["applied"]:
@@ -113,14 +125,16 @@ def _aliases(client: Any, name: str) -> dict[str, str]:
     return {alias: str(version) for alias, version in found.items()}
 
 
-def _predictions(client: Any, version: Any) -> pa.Table:
+def _predictions(client: Any, version: Any, dataset: str) -> pa.Table:
+    path = f"cards/{dataset}-test/{PREDICTIONS}" if dataset else PREDICTIONS
     with tempfile.TemporaryDirectory() as folder:
         try:
-            file = client.download_artifacts(version.run_id, PREDICTIONS, folder)
+            file = client.download_artifacts(version.run_id, path, folder)
         except (mlflow_module().exceptions.MlflowException, OSError):
             raise Refused(
-                f"{version.name} version {version.version} cannot be judged: its run {version.run_id} has no "
-                f"{PREDICTIONS}. Train it again, or evaluate it with `python -m trainers.evaluate --log`."
+                f"{version.name} version {version.version} cannot be judged: its run {version.run_id} has no {path}. "
+                f"Make it: python -m trainers.evaluate --model models:/{version.name}/{version.version} --dataset "
+                f"{dataset or 'D'} --log, and then promote with --dataset {dataset or 'D'}."
             ) from None
         return metrics.of_split(pq.read_table(Path(file)), "test")
 
@@ -129,9 +143,9 @@ def _threshold(version: Any) -> float:
     return float(version.tags.get("threshold", 0.5))
 
 
-def _count_use(client: Any, name: str, version: Any) -> int:
-    """Counts a look at a test set, by the dataset's fingerprint, on the registered model."""
-    tag = f"{USES_TAG}.{version.tags.get('fingerprint', 'unknown')[:16]}"
+def _count_use(client: Any, name: str, test_set: str) -> int:
+    """Counts a look at a test set, by the dataset's name or fingerprint, on the registered model."""
+    tag = f"{USES_TAG}.{test_set}"
     uses = int(client.get_registered_model(name).tags.get(tag, 0)) + 1
     client.set_registered_model_tag(name, tag, str(uses))
     return uses
@@ -167,6 +181,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         default=gate.MAX_DROP,
         help="by how much a category's recall of a class may fall (default: %(default)s)",
     )
+    parser.add_argument(
+        "--dataset", default="", help="compare on this dataset's test split, which both were evaluated on with --log"
+    )
     act = parser.add_mutually_exclusive_group()
     act.add_argument("--apply", action="store_true", help="move the alias if the challenger earned it")
     act.add_argument("--rollback", action="store_true", help="make the champion before this one champion again")
@@ -175,7 +192,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         was, now = roll_back(options.name)
         print(f"{options.name}: version {now} is champion again, version {was} is the challenger")
         return 0
-    decision = decide(options.name, metric=options.metric, max_drop=options.max_drop, apply=options.apply)
+    decision = decide(
+        options.name, metric=options.metric, max_drop=options.max_drop, dataset=options.dataset, apply=options.apply
+    )
     print(describe(decision))
     return 0 if decision["promote"] else 1
 
