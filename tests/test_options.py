@@ -12,7 +12,6 @@ from tests.small_dataset import write_dataset
 from tests.test_loop import Interrupted, StopsAfter, config, ignoring_time, outcome, training
 from tests.test_loop import dataset as dataset
 from tests.test_loop import tiny as tiny
-from trainers.bottleneck import bottleneck, stage_seconds
 from trainers.config import AugmentConfig, DataConfig, ModelConfig, to_dict
 from trainers.dataset import load
 from trainers.errors import CannotTrain
@@ -20,6 +19,7 @@ from trainers.inputs import Source
 from trainers.reports import DirectoryReports
 from trainers.strategy import Resources
 from trainers.training import Training
+from trainers.waiting import bottleneck, stage_seconds
 from trainers.worker import Task, selected, shared_groups
 
 EVERY_OPTION = {

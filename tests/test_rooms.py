@@ -1,6 +1,7 @@
 """The direction of the design: builders -> files -> trainers -> MLflow, and cluster/ on top."""
 
 import ast
+import importlib.metadata
 import subprocess
 import sys
 from pathlib import Path
@@ -114,3 +115,29 @@ def test_everything_public_says_what_it_does(path):
 def test_files_stay_small_enough_to_read():
     lengths = {name_of(path): len(path.read_text().splitlines()) for path in MODULES}
     assert {name: length for name, length in lengths.items() if length > 350} == {}
+
+
+# What the packages that trainers/ needs import if it is there.
+OPTIONAL = {
+    "bottleneck",
+    "numexpr",
+    "numba",
+    "cupy",
+    "jax",
+    "torch",
+    "triton",
+    "orjson",
+    "ujson",
+    "tqdm",
+    "regex",
+    "cv2",
+}
+
+
+@pytest.mark.parametrize("room", ["trainers", "cluster"])
+def test_no_script_hides_a_package(room):
+    """A script's folder comes first on the path: trainers/bottleneck.py would be pandas's optional `bottleneck`."""
+    installed = {name for name in importlib.metadata.packages_distributions() if not name.startswith("_")}
+    names = {path.stem for path in (ROOT / room).glob("*.py")} - {"__init__"}
+    known = installed | OPTIONAL | set(sys.stdlib_module_names)
+    assert not names & known

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from trainers.bottleneck import WAIT_SHARE, bottleneck, stage_seconds
 from trainers.config import Config
 from trainers.dataset import Records
 from trainers.errors import CannotTrain
@@ -16,6 +15,7 @@ from trainers.order import Order
 from trainers.pixel_cache import Budget, PixelCache, num_bytes, open_cache
 from trainers.reader import naming_damage
 from trainers.strategy import Resources
+from trainers.waiting import WAIT_SHARE, bottleneck, stage_seconds
 
 EVALUATION_BATCH = 32  # images of one replica; larger ones gain nothing on a CPU
 
