@@ -5,7 +5,7 @@ import json
 import pytest
 
 from tfds_builders.records.errors import Refused
-from trainers import cards, lineage, provenance, tracking
+from trainers import lineage, provenance, run_cards, tracking
 from trainers.metrics import summarise
 from trainers.strategy import Resources
 
@@ -72,10 +72,10 @@ def test_a_submitted_job_goes_by_the_id_that_its_user_knows(monkeypatch):
 
 def test_the_dataset_card_tells_counts_source_and_findings():
     found = {"severity": "high", "code": "group_leak", "sentence": "3 groups leak.", "action": "", "numbers": {}}
-    card = cards.dataset_card("toy:1.0.0", BUILD, {"findings": [found]})
+    card = run_cards.dataset_card("toy:1.0.0", BUILD, {"findings": [found]})
     for part in ("| train | 12 | 10 | 4 | 6 | 1 | 1 |", "cd" * 32, "high: `group_leak`. 3 groups leak.", "frames: 10"):
         assert part in card
-    folder = cards.dataset_card("toy:1.0.0", {**BUILD, "archives": []}, None)
+    folder = run_cards.dataset_card("toy:1.0.0", {**BUILD, "archives": []}, None)
     assert "folder of plain files" in folder
     assert "was not audited" in folder
 
@@ -86,10 +86,10 @@ def test_the_model_card_says_when_it_is_no_detector_and_what_is_undefined(run_id
     labels = [0, 1] * 10
     table = pa.table({"label": labels, "p_fake": [0.9] * 20, "group": [""] * 20})
     tags = tracking.client_of().get_run(run_id).data.tags
-    card = cards.model_card(NAME, "toy:1.0.0", {"job": {"seed": 5}}, summarise(table), tags)
+    card = run_cards.model_card(NAME, "toy:1.0.0", {"job": {"seed": 5}}, summarise(table), tags)
     assert "**This is no detector: every image gets the same P(fake), 0.9000.**" in card
     assert "| AUC | 0.5000" in card
     assert "- seed: 5" in card
     assert "- packages: tensorflow" in card
     one_class = table.filter(pa.compute.equal(table["label"], 0))
-    assert "| AUC | undefined |" in cards.model_card(NAME, "toy:1.0.0", {}, summarise(one_class), {})
+    assert "| AUC | undefined |" in run_cards.model_card(NAME, "toy:1.0.0", {}, summarise(one_class), {})

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from trainers.cards import dataset_card, model_card
+from trainers.run_cards import dataset_card, model_card
 from trainers.config import Config, to_dict
 from trainers.dataset import Dataset
 

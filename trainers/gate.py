@@ -73,8 +73,8 @@ def judge(
     for column in ("id", "label"):
         if not champion[column].equals(challenger[column]):
             raise Refused(
-                "The gate compares predictions on the same test set; these were evaluated on different "
-                "records. Evaluate both on one (`python -m trainers.evaluate --dataset D --log`) and promote --dataset D."
+                "The gate compares predictions on the same test set; these are of different records. Evaluate both on "
+                "one dataset, `python -m trainers.evaluate --dataset D --log`, and promote with --dataset D."
             )
     left_out = sealed(champion["group"], champion["id"])
     kept = pa.array(~left_out)
