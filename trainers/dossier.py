@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from trainers.run_cards import dataset_card, model_card
 from trainers.config import Config, to_dict
 from trainers.dataset import Dataset
+from trainers.run_cards import dataset_card, model_card
 
 BUILDS = "dataset/builds.json"
 AUDIT = "audit.json"  # what `python -m tfds_builders.audit` leaves beside the shards
