@@ -1,70 +1,39 @@
 """The served champion: verdicts over HTTP, refusals with a reason, a page needing nothing else, change of versions."""
 
+import asyncio
 import io
 import itertools
 import json
 import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 
 import numpy as np
 import pytest
 import small_model
 from PIL import Image
+from ray.exceptions import RayActorError
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
+from serving import FORM, ask, form_of, post_files, serving
+from starlette.requests import Request
 from starlette.testclient import TestClient
 
-from cluster.api import MAX_FILES, PAGE, make_api
-from cluster.ports import LOOPBACK, pick_free_port
+from cluster.api import PAGE, make_api
+from cluster.replica import MAX_PIXELS, MAX_SCANS, objection
+from cluster.uploads import MAX_FILES, Refusal, Uploads
 from tfds_builders.records.errors import Refused
 from trainers import registry, tracking
 from trainers.occlusion import CELLS, occlusion_map
 
 NAME = "realshard-served"
 CHAMPION = f"models:/{NAME}@champion"
-BOUNDARY = "a-boundary"
 CHANGE_SECS = 90  # an alias that was moved is followed within
 
 
 @pytest.fixture(scope="module")
 def address(ray_session, tmp_path_factory):
     """http://127.0.0.1:PORT of a server of one replica; the model is in the home that the session's Ray knows."""
-    from ray import serve
-
-    from cluster.serve import build
-
-    keras_file = small_model.save_model(tmp_path_factory.mktemp("serve") / "model.keras")
-    small_model.register(small_model.new_run("served-1"), keras_file, registered_name=NAME)
-    port = pick_free_port()
-    serve.start(http_options={"host": LOOPBACK, "port": port})
-    try:
-        serve.run(build(CHAMPION), name="test")
-        yield f"http://{LOOPBACK}:{port}"
-    finally:
-        serve.shutdown()
-
-
-def ask(url: str, data: bytes | None = None, **headers: str):
-    """(status, headers, body) of a GET, or of a POST of `data`."""
-    request = urllib.request.Request(url, data, {key.replace("_", "-"): value for key, value in headers.items()})
-    try:
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            return answer.status, answer.headers, answer.read()
-    except urllib.error.HTTPError as error:
-        return error.code, error.headers, error.read()
-
-
-def post_files(address: str, files: dict[str, bytes], path: str = "/v1/predict"):
-    """(status, JSON) for files sent as a form."""
-    body = b"".join(
-        f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="file"; filename="{name}"\r\n\r\n'.encode()
-        + data
-        + b"\r\n"
-        for name, data in files.items()
-    )
-    kind = f"multipart/form-data; boundary={BOUNDARY}"
-    status, _, answer = ask(address + path, body + f"--{BOUNDARY}--\r\n".encode(), Content_Type=kind)
-    return status, json.loads(answer)
+    with serving(NAME, tmp_path_factory.mktemp("serve"), "test") as address:
+        yield address
 
 
 def test_verdicts_are_those_of_the_registered_model(address):
@@ -101,11 +70,11 @@ def test_bad_requests_are_refused_with_a_reason_and_harm_nothing(address):
     image = small_model.image_bytes("PNG")
     bomb = bytearray(image)
     bomb[16:24] = (100_000).to_bytes(4) * 2  # width and height of the header
-    form = f"multipart/form-data; boundary={BOUNDARY}"
     cases = [
         (ask(f"{address}/v1/predict", b""), 400, "received nothing"),
-        (ask(f"{address}/v1/predict", b"junk", Content_Type=form), 400, "form"),
+        (ask(f"{address}/v1/predict", b"junk", Content_Type=FORM), 400, "form"),
         (ask(f"{address}/v1/predict", b"junk", Content_Type="multipart/form-data"), 400, "form cannot be read"),
+        (ask(f"{address}/v1/predict", form_of({"a.png": image})[:-9], Content_Type=FORM), 400, "last boundary"),
         (ask(f"{address}/v1/predict", b"x", Content_Length=str(300 << 20)), 413, "At most 64 MiB"),
         (ask(f"{address}/v1/predict", bytes(bomb)), 422, ""),
         (ask(f"{address}/v1/predict", image[:60]), 422, "truncated"),
@@ -134,7 +103,12 @@ def test_the_page_needs_nothing_from_elsewhere(address):
 
 
 def test_health_and_metrics(address):
-    assert json.loads(ask(f"{address}/readyz")[2]) == {"status": "ready", "model": NAME, "version": 1}
+    assert json.loads(ask(f"{address}/readyz")[2]) == {
+        "status": "ready",
+        "model": NAME,
+        "version": 1,
+        "problem": None,
+    }
     before = ask(f"{address}/metrics")[2].decode()
     post_files(address, {"a.png": small_model.image_bytes("PNG")})
     line = 'realshard_requests_total{path="/v1/predict",status="200"} '
@@ -165,6 +139,31 @@ def test_what_is_flat_is_no_evidence(address):
     assert (evidence[:, 4:] != 0).any()
 
 
+def wait_for_problem(address: str, expected: str | None) -> dict:
+    """/readyz's answer once its problem is one that contains `expected`, or none."""
+    deadline = time.monotonic() + CHANGE_SECS
+    while True:
+        ready = json.loads(ask(f"{address}/readyz")[2])
+        if (ready["problem"] is None) if expected is None else (expected in (ready["problem"] or "")):
+            return ready
+        assert time.monotonic() < deadline, ready
+        time.sleep(0.2)
+
+
+def test_a_version_that_cannot_be_loaded_is_not_followed_and_said(address, tmp_path):
+    client = tracking.client_of()
+    broken = client.create_model_version(NAME, (tmp_path / "nothing").as_uri()).version
+    client.set_registered_model_alias(NAME, "champion", broken)
+    try:
+        ready = wait_for_problem(address, f"{NAME}/{broken} cannot be served")
+        assert (ready["status"], ready["version"]) == ("ready", 1)
+        status, answer = post_files(address, {"a.png": small_model.image_bytes("PNG")})
+        assert (status, answer["results"][0]["version"]) == (200, 1)
+    finally:
+        client.set_registered_model_alias(NAME, "champion", "1")
+    wait_for_problem(address, None)
+
+
 def test_a_moved_alias_is_followed_without_a_failed_request(address, tmp_path):
     keras_file = small_model.save_model(tmp_path / "other.keras", seed=7)
     version = small_model.register(small_model.new_run("served-2"), keras_file, registered_name=NAME)
@@ -191,6 +190,95 @@ def test_a_token_is_asked_for_where_one_is_set():
         assert answer.headers["WWW-Authenticate"] == "Bearer"
     assert client.post("/v1/predict", headers={"Authorization": "Bearer secret"}).status_code == 400  # no image
     assert client.get("/healthz").status_code == 200
+
+
+def test_images_that_cost_too_much_to_decode_are_not_decoded():
+    file = io.BytesIO()
+    Image.new("1", (MAX_PIXELS // 8000 + 1, 8000)).save(file, "PNG")
+    assert "pixels" in objection(file.getvalue())
+    jpeg = small_model.image_bytes("JPEG")
+    scans = jpeg[:-2] + jpeg[jpeg.index(b"\xff\xda") : -2] * MAX_SCANS + b"\xff\xd9"
+    assert "scans" in objection(scans)
+    for kind in small_model.FORMATS:
+        assert objection(small_model.image_bytes(kind)) is None
+    assert objection(b"no image") is None  # that is for the decoder to say
+
+
+class Failing:
+    """A handle whose replica fails with `errors`, one after another, and then says which model it holds."""
+
+    def __init__(self, *errors: Exception):
+        self.version, self._errors = self, list(errors)
+
+    async def remote(self) -> dict:
+        """Fails or answers."""
+        if self._errors:
+            raise self._errors.pop(0)
+        return {"model": "a-model", "version": 3}
+
+
+def test_a_replica_that_died_is_asked_again_and_then_the_client_is_told_to(caplog):
+    died = RayActorError()
+    for errors, status in (
+        ((), 200),
+        ((died,), 200),
+        ((died, died), 503),
+        ((DeploymentUnavailableError(None),), 503),
+        ((BackPressureError(9, 9),), 503),
+        ((ValueError("a fault"),), 500),
+    ):
+        answer = TestClient(make_api(Failing(*errors), token="")).get("/readyz")
+        assert answer.status_code == status, errors
+        assert answer.headers.get("Retry-After") == ("1" if status == 503 else None)
+        assert "default-src" in answer.headers["Content-Security-Policy"]
+    assert "a fault" in caplog.text
+    assert "a fault" not in answer.text
+
+
+def test_no_more_is_held_than_allowed_and_all_is_given_back():
+    async def hold(uploads: Uploads, inside: asyncio.Event, end: asyncio.Event) -> None:
+        async with uploads.files(request_of(bytes(600))):
+            inside.set()
+            await end.wait()
+
+    async def run() -> None:
+        uploads, inside, end = Uploads(max_held_bytes=1000), asyncio.Event(), asyncio.Event()
+        holder = asyncio.create_task(hold(uploads, inside, end))
+        await inside.wait()
+        with pytest.raises(Refusal, match="Too much") as refused:
+            await hold(uploads, asyncio.Event(), end)
+        assert refused.value.status == 503
+        end.set()
+        await holder
+        await hold(uploads, asyncio.Event(), end)
+
+    asyncio.run(run())
+
+
+def request_of(body: bytes) -> Request:
+    """A request with this body."""
+
+    async def receive() -> dict:
+        return {"type": "http.request", "body": body}
+
+    return Request({"type": "http", "method": "POST", "headers": []}, receive)
+
+
+def test_names_and_headers_that_are_no_text_are_answered():
+    class Replicas:
+        """Says of anything that it is no image."""
+
+        def __init__(self):
+            self.predict = self
+
+        async def remote(self, data: bytes) -> dict:
+            return {"label": None, "error": "no image"}
+
+    client = TestClient(make_api(Replicas(), token=""))
+    body = form_of({r"\ud800.png": b"x"})
+    answer = client.post("/v1/predict", content=body, headers={"Content-Type": FORM + "; charset=unicode_escape"})
+    assert (answer.status_code, answer.json()["results"][0]["file"]) == (422, "?.png")
+    assert client.get("/healthz", headers={"Host": "["}).status_code == 200
 
 
 def test_settings_are_checked(monkeypatch):

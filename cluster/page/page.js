@@ -58,7 +58,7 @@ function show(file, verdict) {
     picture.alt = "";
     picture.src = URL.createObjectURL(file);
     figure.append(picture);
-    text.append(make("div", `verdict ${verdict.label}`, verdict.label));
+    text.append(make("div", `verdict ${verdict.label}`, verdict.label + (verdict.is_unsure ? " (unsure)" : "")));
     const meter = make("meter");
     meter.min = 0; meter.max = 1; meter.value = verdict.p_fake;
     meter.setAttribute("aria-label", "P(fake)");

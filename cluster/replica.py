@@ -1,0 +1,125 @@
+"""One loaded model in a process of its own: verdicts, evidence, and following the alias that it was loaded by."""
+
+import asyncio
+import contextlib
+import dataclasses
+import logging
+import time
+from typing import Any
+
+import numpy as np
+from ray import serve
+
+from tfds_builders.records.decode import encode_png
+from tfds_builders.records.errors import Refused
+from tfds_builders.records.facts import BadImage
+from tfds_builders.records.header import inspect
+from trainers.registry import Detector, Verdict, load_detector, resolve
+from trainers.store import tracking_uri
+
+BATCH_IMAGES = 32
+BATCH_WAIT_SECS = 0.01
+MAX_QUEUED = 128  # images that wait for a replica; more get 503
+MAX_PIXELS = 64 << 20  # of an image; resizing takes 12 bytes for each
+MAX_SCANS = 100  # of a JPEG: each makes the decoder go over all pixels, and photographs have about ten
+LOOK_SECS = 5.0  # between two looks at the alias
+AGAIN_SECS = 60.0  # until a version that could not be loaded is tried again
+
+logger = logging.getLogger("ray.serve")
+
+
+def objection(data: bytes) -> str | None:
+    """Why an image is not decoded here though it may be sound: decoding would take too much memory or time."""
+    with contextlib.suppress(BadImage):  # the detector says what is wrong with it
+        facts = inspect(data)
+        if facts.width * facts.height > MAX_PIXELS:
+            return f"the image has {facts.width} x {facts.height} pixels; at most {MAX_PIXELS} are taken here"
+        scans = data.count(b"\xff\xda") if facts.format == "JPEG" else 0
+        if scans > MAX_SCANS:
+            return f"the JPEG file has {scans} scans; at most {MAX_SCANS} are taken here"
+    return None
+
+
+def load_tried(model_uri: str) -> Detector:
+    """A registered model that has said something about a picture, so that its first client does not wait.
+
+    Raises:
+      RuntimeError: it cannot be loaded, or fails on the picture.
+    """
+    try:
+        detector = load_detector(model_uri)
+        (verdict,) = detector.predict([encode_png(np.zeros((8, 8, 3), np.uint8))])
+    except (Refused, Exception) as error:  # a model brings its own code, which may raise anything
+        raise RuntimeError(f"{model_uri} cannot be served: {str(error) or type(error).__name__}") from error
+    if verdict.error:
+        raise RuntimeError(f"{model_uri} cannot be served: it cannot read a PNG file: {verdict.error}")
+    return detector
+
+
+@serve.deployment(max_ongoing_requests=2 * BATCH_IMAGES, max_queued_requests=MAX_QUEUED)
+class Replica:
+    """One loaded model. Images of several requests are scored together."""
+
+    def __init__(self, model_uri: str):
+        self._model_uri = model_uri
+        self._detector = load_tried(model_uri)
+        self._problem: str | None = None
+        self._explaining = asyncio.Lock()
+        self._watcher = asyncio.get_running_loop().create_task(self._watch())
+
+    async def _watch(self) -> None:
+        """Follows the alias. A store that does not answer, or a version that cannot be loaded, changes nothing."""
+        failed, try_again = None, 0.0
+        while True:
+            await asyncio.sleep(LOOK_SECS)
+            try:
+                found = await asyncio.to_thread(resolve, tracking_uri(), self._model_uri)
+                if found == (self._detector.name, self._detector.version):
+                    self._problem = None
+                elif found != failed or time.monotonic() > try_again:
+                    failed, try_again = found, time.monotonic() + AGAIN_SECS
+                    name, version = found
+                    self._detector = await asyncio.to_thread(load_tried, f"models:/{name}/{version}")
+                    self._problem = None
+                    logger.info("now serving %s version %s", name, version)
+            except (Refused, Exception) as error:  # whatever it is, the loaded model goes on answering
+                if str(error) != self._problem:
+                    self._problem = str(error)
+                    logger.error("still serving version %s: %s", self._detector.version, error)
+
+    @serve.batch(max_batch_size=BATCH_IMAGES, batch_wait_timeout_s=BATCH_WAIT_SECS)
+    async def predict(self, images: list[bytes]) -> list[dict[str, Any]]:
+        """Of each image: label, p_fake, threshold, error, is_unsure, model, version."""
+        detector = self._detector  # the whole batch by one version
+        verdicts = await asyncio.to_thread(_judge, detector, images)
+        model = {"model": detector.name, "version": detector.version}
+        return [dataclasses.asdict(verdict) | model for verdict in verdicts]
+
+    async def explain(self, image: bytes) -> dict[str, Any]:
+        """P(fake) and the evidence of each part of the picture (trainers/occlusion.py); error if it cannot be read."""
+        from trainers.occlusion import occlusion_map
+
+        detector = self._detector
+        model = {"model": detector.name, "version": detector.version}
+        error = objection(image)
+        if error is None:
+            try:
+                async with self._explaining:  # one at a time: it must not take the machine from verdicts
+                    p_fake, evidence = await asyncio.to_thread(occlusion_map, detector, image)
+                return {"p_fake": p_fake, "evidence": evidence.round(6).tolist(), "error": None, **model}
+            except BadImage as bad:
+                error = str(bad)
+        return {"error": error, **model}
+
+    async def version(self) -> dict[str, Any]:
+        """What is loaded, and what keeps the replica from loading what it should."""
+        return {"model": self._detector.name, "version": self._detector.version, "problem": self._problem}
+
+
+def _judge(detector: Detector, images: list[bytes]) -> list[Verdict]:
+    errors = [objection(data) for data in images]
+    verdicts = detector.predict([b"" if error else data for data, error in zip(images, errors, strict=True)])
+    return [
+        dataclasses.replace(verdict, error=error) if error else verdict
+        for verdict, error in zip(verdicts, errors, strict=True)
+    ]

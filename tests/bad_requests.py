@@ -1,0 +1,205 @@
+"""Requests that no well-meaning client sends, each kind with the answers that are right for it.
+
+for kind, allowed, send in requests(1000): status = send(port); assert status in allowed
+"""
+
+import http.client
+import io
+import socket
+import struct
+import zlib
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import small_model
+from bad_images import BAD
+from PIL import Image
+from serving import BOUNDARY, FORM, form_of
+
+from cluster.ports import LOOPBACK
+from cluster.replica import MAX_PIXELS, MAX_SCANS
+
+CLOSED = None  # instead of a status: the connection was closed without an answer
+UNREADABLE = {422}
+READ_OR_NOT = {200, 422}
+_SECS = 60.0  # a client waits for an answer
+
+Send = Callable[[int], int | None]  # port -> status
+
+
+def requests(count: int, seed: int = 0) -> Iterator[tuple[str, set, Send]]:
+    """(kind, statuses allowed, what sends it): the kinds in turn, each time with other content."""
+    random = np.random.default_rng(seed)
+    makers = list(_KINDS.items())
+    for number in range(count):
+        kind, (allowed, make) = makers[number % len(makers)]
+        yield kind, allowed, make(random, number)
+
+
+def _post(body: bytes, content_type: str = "image/png", path: str = "/v1/predict") -> Send:
+    def send(port: int) -> int | None:
+        connection = http.client.HTTPConnection(LOOPBACK, port, timeout=_SECS)
+        try:
+            connection.request("POST", path, body, {"Content-Type": content_type})
+            return connection.getresponse().status
+        except (ConnectionError, http.client.BadStatusLine):  # refused before all was sent
+            return CLOSED
+        finally:
+            connection.close()
+
+    return send
+
+
+def _raw(request: bytes, leave: bool = False) -> Send:
+    """Sends these bytes and no more; with `leave` it goes without waiting for an answer."""
+
+    def send(port: int) -> int | None:
+        with socket.create_connection((LOOPBACK, port), _SECS) as connection:
+            connection.sendall(request)
+            if leave:
+                return CLOSED
+            try:
+                line = connection.makefile("rb").readline()
+            except ConnectionError:
+                return CLOSED
+            return int(line.split()[1]) if line else CLOSED
+
+    return send
+
+
+def _head(*headers: str, path: str = "/v1/predict", method: str = "POST") -> bytes:
+    return "\r\n".join((f"{method} {path} HTTP/1.1", *headers, "", "")).encode("latin-1")
+
+
+def _image(random: np.random.Generator) -> bytes:
+    kind = small_model.FORMATS[random.integers(len(small_model.FORMATS))]
+    return small_model.image_bytes(kind, *random.integers(8, 200, 2), seed=int(random.integers(1000)))
+
+
+def _cut(random: np.random.Generator) -> bytes:
+    image = _image(random)
+    return image[: random.integers(1, len(image))]
+
+
+def _changed(data: bytes, random: np.random.Generator, changes: int = 12) -> bytes:
+    changed = np.frombuffer(data, np.uint8).copy()
+    changed[random.integers(0, len(changed), changes)] = random.integers(0, 256, changes)
+    return changed.tobytes()
+
+
+def _png(width: int, height: int, rows: bytes) -> bytes:
+    """A grey PNG with any width and height in its header."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def _bomb(random: np.random.Generator) -> bytes:
+    side = int(MAX_PIXELS**0.5) + int(random.integers(1, 50_000))
+    return _png(side, side, bytes(100_000))
+
+
+def _scans(random: np.random.Generator) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(random.integers(0, 256, (64, 64, 3), np.uint8)).save(file, "JPEG", progressive=True)
+    jpeg = file.getvalue()
+    return jpeg[:-2] + jpeg[jpeg.rindex(b"\xff\xda") : -2] * (MAX_SCANS + 1) + jpeg[-2:]
+
+
+def _polyglot(random: np.random.Generator) -> bytes:
+    other = (b"<html><script>1</script></html>", b"PK\x03\x04" + bytes(60), b"%PDF-1.7\n", b"#!/bin/sh\nexit\n")
+    image, text = _image(random), other[random.integers(len(other))]
+    return (image + text, text + image, image[:40] + text + image[40:], image + image)[random.integers(4)]
+
+
+def _other_type(random: np.random.Generator) -> bytes:
+    begins = (
+        b"%PDF-1.7",
+        b"PK\x03\x04",
+        b"\x7fELF",
+        b"<svg>",
+        b"ID3",
+        b"#EXTM3U\nfile:///etc/hostname",
+        b"\x1f\x8b",
+        b"",
+    )
+    return begins[random.integers(len(begins))] + random.bytes(int(random.integers(1, 5000)))
+
+
+def _many_fields(random: np.random.Generator) -> bytes:
+    field = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="f"\r\n\r\nvalue\r\n'.encode()
+    return field * int(random.integers(100, 20_000)) + form_of({"a.png": _image(random)})
+
+
+def _many_headers(random: np.random.Generator) -> bytes:
+    lines = b"".join(b"X-%d: %s\r\n" % (number, b"v" * 50) for number in range(int(random.integers(20, 20_000))))
+    return f"--{BOUNDARY}\r\n".encode() + lines + b"\r\n\r\n"
+
+
+def _odd_name(random: np.random.Generator) -> tuple[bytes, str]:
+    names = (r"\ud800", "../../etc/passwd", "\x00\x01", "a" * 3000, '"; filename="b', "%s%n{0}", r"\N{BELL}")
+    charsets = ("unicode_escape", "utf-7", "utf-16", "rot13", "hex", "idna", "punycode", "no-such", "undefined")
+    charset = charsets[random.integers(len(charsets))]
+    return form_of({names[random.integers(len(names))]: _image(random)}), f"{FORM}; charset={charset}"
+
+
+def _odd_http(random: np.random.Generator) -> Send:
+    host = "Host: a"
+    return (
+        _raw(_head("Host: [", "Content-Length: 0")),
+        _raw(_head(host, "Content-Length: -5")),
+        _raw(_head(host, "Content-Length: " + "9" * 5000)),
+        _raw(_head(host, "Content-Length: 1", "Content-Length: 2") + b"xy"),
+        _raw(_head(host, "Transfer-Encoding: chunked") + b"zz\r\nnot a length\r\n"),
+        _raw(_head(host, "Content-Length: 0", path="/v1/predict/../" + "a" * 3000)),
+        _raw(_head(host, "Content-Length: 0", path="/%ff%00%2e%2e/")),
+        _raw(_head(host, method="BREW")),
+        _raw(_head(host, method="GET")),
+        _raw(_head(host, "X-Long: " + "a" * 200_000, "Content-Length: 0")),
+        _raw(_head(host, "Content-Length: 0", "Content-Type: multipart/form-data; boundary=" + "b" * 5000)),
+        _raw(random.bytes(2000) + b"\r\n\r\n"),
+    )[random.integers(12)]
+
+
+# Kind -> what may be answered, and what makes a request from (random, number).
+_KINDS: dict[str, tuple[set, Callable[[np.random.Generator, int], Send]]] = {
+    "cut image": (READ_OR_NOT, lambda random, _: _post(_cut(random))),
+    "changed image": (READ_OR_NOT, lambda random, _: _post(_changed(_image(random), random))),
+    "known bad image": (UNREADABLE, lambda _, n: _post(list(BAD.values())[n // 7 % len(BAD)]().data or b"\0")),
+    "huge by header": (UNREADABLE, lambda random, _: _post(_bomb(random))),
+    "many scans": (UNREADABLE, lambda random, _: _post(_scans(random))),
+    "huge, to explain": (UNREADABLE, lambda random, _: _post(_bomb(random), path="/v1/explain")),
+    "polyglot": (READ_OR_NOT, lambda random, _: _post(_polyglot(random))),
+    "other type": (UNREADABLE, lambda random, _: _post(_other_type(random))),
+    "nothing": ({400}, lambda *_: _post(b"")),
+    "an empty file": (UNREADABLE, lambda *_: _post(form_of({"a.png": b""}), FORM)),
+    "300 MB announced": ({413}, lambda *_: _raw(_head("Host: a", f"Content-Length: {300 << 20}"))),
+    "a number without end": ({400, 413}, lambda *_: _raw(_head("Host: a", "Content-Length: " + "9" * 300))),
+    "cut form": ({400}, lambda random, _: _post(form_of({"a.png": _image(random)})[: -random.integers(5, 80)], FORM)),
+    "changed form": (
+        {200, 400, 422},
+        lambda random, _: _post(_changed(form_of({"a.png": _cut(random)}), random), FORM),
+    ),
+    "no boundary": ({400}, lambda random, _: _post(form_of({"a.png": _image(random)}), "multipart/form-data")),
+    "other boundary": ({400}, lambda random, _: _post(form_of({"a": _image(random)}), FORM + "-x")),
+    "many fields": ({400, CLOSED}, lambda random, _: _post(_many_fields(random), FORM)),
+    "many headers": ({400, CLOSED}, lambda random, _: _post(_many_headers(random), FORM)),
+    "many files": ({400, CLOSED}, lambda random, _: _post(form_of({str(n): _cut(random) for n in range(33)}), FORM)),
+    "odd name": ({200, 400, 422}, lambda random, _: _post(*_odd_name(random))),
+    "odd HTTP": ({400, 404, 405, 413, 422, 431, CLOSED}, lambda random, _: _odd_http(random)),
+    "gone while sending": (
+        {CLOSED},
+        lambda random, _: _raw(_head("Host: a", "Content-Length: 100000") + random.bytes(5000), leave=True),
+    ),
+    "gone while waiting": (
+        {CLOSED},
+        lambda random, _: _raw(_head("Host: a", "Content-Length: 3000") + random.bytes(3000), leave=True),
+    ),
+    "bytes that never come": (
+        {408},
+        lambda random, n: _raw(_head("Host: a", "Content-Length: 100000", f"X-Number: {n}") + random.bytes(5000)),
+    ),
+}

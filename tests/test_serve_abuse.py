@@ -1,0 +1,116 @@
+"""A server that strangers use: bad requests by the thousand, more good ones than it can take, killed replicas."""
+
+import collections
+import concurrent.futures
+import os
+import signal
+import threading
+import time
+
+import psutil
+import pytest
+import small_model
+from bad_requests import requests
+from serving import FORM, ask, form_of, post_files, serving
+
+from cluster.replica import BATCH_IMAGES, MAX_QUEUED
+from cluster.uploads import MAX_FILES
+
+pytestmark = pytest.mark.long
+APP = f"abuse-{os.getpid()}"  # is in the titles of its processes
+NUM_BAD = 1000
+NUM_WARM_UP = 240  # requests of every kind, after which all that is loaded late is loaded
+NUM_THREADS = 8
+BODY_SECS = 2.0
+MAX_GROWTH = 100 << 20  # bytes, of the processes of the server together
+START_SECS = 120  # a killed replica is replaced within
+
+
+@pytest.fixture(scope="module")
+def address(ray_session, tmp_path_factory):
+    with serving("realshard-abused", tmp_path_factory.mktemp("abuse"), APP, body_secs=BODY_SECS) as address:
+        yield address
+
+
+def processes(deployment: str = "") -> list[psutil.Process]:
+    """Those of this server's deployments; of one, if named."""
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        title = " ".join(process.info["cmdline"] or ())
+        if f"ServeReplica:{APP}:{deployment}" in title:
+            found.append(process)
+    return found
+
+
+def proportional_bytes() -> int:
+    """Memory of the server's processes, shared pages counted in part."""
+    return sum(process.memory_full_info().pss for process in processes())
+
+
+def send_all(port: int, count: int, seed: int) -> list[tuple[str, int | None, bool]]:
+    """(kind, status, whether it is allowed) of each bad request."""
+    with concurrent.futures.ThreadPoolExecutor(NUM_THREADS) as pool:
+        sent = [(kind, allowed, pool.submit(send, port)) for kind, allowed, send in requests(count, seed)]
+        return [(kind, answer.result(), answer.result() in allowed) for kind, allowed, answer in sent]
+
+
+def test_a_thousand_bad_requests_leave_no_trace(address):
+    port = int(address.rpartition(":")[2])
+    send_all(port, NUM_WARM_UP, seed=1)
+    pids, bytes_before = {process.pid for process in processes()}, proportional_bytes()
+    assert len(pids) == 2  # Web and Replica
+    image = small_model.image_bytes("PNG")
+    expected = post_files(address, {"a.png": image})
+    assert expected[0] == 200
+
+    answers = send_all(port, NUM_BAD, seed=2)
+
+    wrong = collections.Counter((kind, status) for kind, status, is_allowed in answers if not is_allowed)
+    assert not wrong
+    assert len({status for _, status, _ in answers}) >= 7
+    assert {process.pid for process in processes()} == pids
+    assert post_files(address, {"a.png": image}) == expected
+    growth = proportional_bytes() - bytes_before
+    print(f"memory: {bytes_before / 2**20:.0f} MiB before, {growth / 2**20:+.0f} MiB after {NUM_BAD} bad requests")
+    assert growth < MAX_GROWTH
+
+
+def test_more_than_it_can_take_is_answered_or_told_to_come_back(address):
+    image = small_model.image_bytes("JPEG", 1500, 2000)  # takes long to decode, so that requests pile up
+    body = form_of({f"{number}.jpg": image for number in range(MAX_FILES)})
+    num_clients = 4 * (2 * BATCH_IMAGES + MAX_QUEUED) // MAX_FILES
+    with concurrent.futures.ThreadPoolExecutor(num_clients) as pool:
+        sent = [pool.submit(ask, f"{address}/v1/predict", body, Content_Type=FORM) for _ in range(num_clients)]
+        answers = [answer.result() for answer in sent]
+    statuses = collections.Counter(status for status, _, _ in answers)
+    assert set(statuses) == {200, 503}, statuses
+    assert all(headers["Retry-After"] for status, headers, _ in answers if status == 503)
+    assert post_files(address, {"a.jpg": image})[0] == 200
+
+
+def test_a_killed_replica_costs_no_client_more_than_another_try(address):
+    image = small_model.image_bytes("PNG")
+    statuses: collections.Counter = collections.Counter()
+    is_over = threading.Event()
+
+    def keep_asking() -> None:
+        while not is_over.is_set():
+            statuses[ask(f"{address}/v1/predict", image)[0]] += 1
+
+    clients = [threading.Thread(target=keep_asking) for _ in range(4)]
+    for client in clients:
+        client.start()
+    try:
+        (victim,) = processes("Replica")
+        victim.send_signal(signal.SIGKILL)
+        deadline = time.monotonic() + START_SECS
+        while ask(f"{address}/readyz")[0] != 200 or victim.is_running():
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+    finally:
+        is_over.set()
+        for client in clients:
+            client.join()
+    assert set(statuses) <= {200, 503}, statuses
+    assert statuses[200] > 0
+    assert ask(f"{address}/v1/predict", image)[0] == 200
