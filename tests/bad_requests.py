@@ -168,7 +168,7 @@ def _odd_http(random: np.random.Generator) -> Send:
 _KINDS: dict[str, tuple[set, Callable[[np.random.Generator, int], Send]]] = {
     "cut image": (READ_OR_NOT, lambda random, _: _post(_cut(random))),
     "changed image": (READ_OR_NOT, lambda random, _: _post(_changed(_image(random), random))),
-    "known bad image": (UNREADABLE, lambda _, n: _post(list(BAD.values())[n // 7 % len(BAD)]().data or b"\0")),
+    "known bad image": (READ_OR_NOT, lambda _, n: _post(list(BAD.values())[n // 7 % len(BAD)]().data or b"\0")),
     "huge by header": (UNREADABLE, lambda random, _: _post(_bomb(random))),
     "many scans": (UNREADABLE, lambda random, _: _post(_scans(random))),
     "huge, to explain": (UNREADABLE, lambda random, _: _post(_bomb(random), path="/v1/explain")),
@@ -200,6 +200,6 @@ _KINDS: dict[str, tuple[set, Callable[[np.random.Generator, int], Send]]] = {
     ),
     "bytes that never come": (
         {408},
-        lambda random, n: _raw(_head("Host: a", "Content-Length: 100000", f"X-Number: {n}") + random.bytes(5000)),
+        lambda random, _: _raw(_head("Host: a", "Content-Length: 100000") + random.bytes(5000)),
     ),
 }

@@ -22,7 +22,7 @@ NUM_BAD = 1000
 NUM_WARM_UP = 240  # requests of every kind, after which all that is loaded late is loaded
 NUM_THREADS = 8
 BODY_SECS = 2.0
-MAX_GROWTH = 100 << 20  # bytes, of the processes of the server together
+MAX_GROWTH = 50 << 20  # bytes, of the processes of the server together
 START_SECS = 120  # a killed replica is replaced within
 
 
