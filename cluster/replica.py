@@ -56,7 +56,11 @@ def load_tried(model_uri: str) -> Detector:
     return detector
 
 
-@serve.deployment(max_ongoing_requests=2 * BATCH_IMAGES, max_queued_requests=MAX_QUEUED)
+@serve.deployment(
+    max_ongoing_requests=2 * BATCH_IMAGES,
+    max_queued_requests=MAX_QUEUED,
+    logging_config={"enable_access_log": False},  # Web has a line for each request; here it would be one an image
+)
 class Replica:
     """One loaded model. Images of several requests are scored together."""
 
