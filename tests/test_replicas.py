@@ -15,6 +15,7 @@ from trainers.dataset import load
 from trainers.errors import CannotTrain, ReplicasDiffer
 from trainers.inputs import training_batches
 from trainers.loop import TrainStep
+from trainers.models.cnn import NETWORKS, build_cnn
 from trainers.models.layers import GlobalBatch, dropout_maker, stock_dropout, with_global_batch_norm
 from trainers.models.resnet import NUM_FROZEN, build_resnet50
 from trainers.models.transfer import train_top
@@ -52,6 +53,10 @@ def deep_head(dropout) -> keras.Model:
     model = build_resnet50("deep_head", 64, "none", dropout)
     train_top(lambda backbone: NUM_FROZEN)(model, ModelConfig(weights="imagenet"))
     return model
+
+
+def cnn_v6(dropout) -> keras.Model:
+    return build_cnn(NETWORKS["v6"], 32, "cnn_v6", dropout)
 
 
 def batches_of(records, image_size: int, replicas: int, augment: AugmentConfig | None):
@@ -119,23 +124,26 @@ def test_fifty_steps_are_those_of_keras_own_training(two_devices, records):
     assert_same_weights(plain, model)
 
 
-@pytest.mark.long
-def test_deep_head_on_two_replicas_is_that_on_one(two_devices, records):
+@pytest.mark.parametrize(
+    ("build", "num_steps", "image_size"), [(cnn_v6, 8, 32), pytest.param(deep_head, 4, 64, marks=pytest.mark.long)]
+)
+def test_published_detectors_on_two_replicas_are_those_on_one(two_devices, records, build, num_steps, image_size):
     """In float32, with the published rate. From random weights rounding errors grow tenfold every other step."""
-    losses_1, _, _ = train(deep_head, records, 1, 4, 64, rate=1e-4)
-    losses_2, two, strategy = train(deep_head, records, 2, 4, 64, rate=1e-4)
+    losses_1, _, _ = train(build, records, 1, num_steps, image_size, rate=1e-4)
+    losses_2, two, strategy = train(build, records, 2, num_steps, image_size, rate=1e-4)
     np.testing.assert_allclose(losses_2, losses_1, rtol=1e-4)
     assert_replicas_are_bit_equal(strategy, two)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(1200)
-def test_fifty_steps_of_deep_head_in_float64_on_two_replicas_are_those_of_one(two_devices, records):
+@pytest.mark.parametrize(("build", "image_size", "rate"), [(cnn_v6, 32, 1e-4), (deep_head, 64, 1e-3)])
+def test_fifty_steps_in_float64_on_two_replicas_are_those_of_one(two_devices, records, build, image_size, rate):
     """Nothing but rounding errors sets the two apart. The last layer, float32 in any case, has some of them."""
     keras.config.set_dtype_policy("float64")
     try:
-        losses_1, one, _ = train(deep_head, records, 1, 50, 64)
-        losses_2, two, strategy = train(deep_head, records, 2, 50, 64)
+        losses_1, one, _ = train(build, records, 1, 50, image_size, rate=rate)
+        losses_2, two, strategy = train(build, records, 2, 50, image_size, rate=rate)
     finally:
         keras.config.set_dtype_policy("float32")
     np.testing.assert_allclose(losses_2, losses_1, rtol=1e-4)
