@@ -19,7 +19,7 @@ from trainers import job, tracking
 from trainers.checkpoints import load_state
 from trainers.config import ClusterConfig, Config, DataConfig, JobConfig, ModelConfig, OptimiserConfig
 from trainers.dataset import load
-from trainers.home import ray_dir
+from trainers.home import jobs_dir, ray_dir
 from trainers.inputs import training_batches
 from trainers.models.families import FAMILIES
 from trainers.order import Order
@@ -28,7 +28,7 @@ pytestmark = [pytest.mark.long, pytest.mark.timeout(1200)]
 
 SPLITS = {"train": 60, "validation": 13, "test": 17}
 EPOCHS, BATCH, SEED = 3, 12, 5  # 5 steps an epoch
-TIMES = ("seconds", "train/images_per_second")
+TIMES = ("seconds", "train/images_per_second", "train/step_seconds", "train/data_wait_share")
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +175,7 @@ def test_worker_that_dies_too_often_ends_the_job(jobs):
 
     with pytest.raises(TrainingFailedError):
         jobs("doomed", "0 1\n0 1", max_failures=1)
-    assert tracking.find_finished("doomed") is None
+    assert not (jobs_dir() / "doomed" / "result.json").exists()
     assert dataclasses.is_dataclass(jobs("doomed"))  # and the same command goes on
 
 
