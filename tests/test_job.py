@@ -179,6 +179,7 @@ def test_a_damaged_record_ends_the_job_in_one_sentence(ray_session, realshard_ho
     assert {path.name for path in JobFolder("first").path.iterdir()} == {".lock", "config.json"}
 
 
+@pytest.mark.long
 def test_two_datasets_make_one_job_that_names_both(ray_session, data, realshard_home):
     write_dataset(data, {"train": 12, "test": 4}, name="other", seed=1)
     mixture = DataConfig(dataset="toy=1,other=3", data_dir=str(data), order="balanced")

@@ -121,7 +121,7 @@ def test_resumed_training_equals_the_uninterrupted_one_bit_for_bit(tiny, dataset
     assert table_1.equals(table_2)
 
 
-@pytest.mark.parametrize("devices", [1, 2])
+@pytest.mark.parametrize("devices", [1, pytest.param(2, marks=pytest.mark.long)])
 def test_training_resumed_inside_an_epoch_equals_the_uninterrupted_one_bit_for_bit(tiny, dataset, tmp_path, devices):
     """8 steps an epoch, and checkpoints after 3 and 6 of them."""
     options = {"epochs": 3, "head_epochs": 1, "reduce_lr_on_plateau": True, "plateau_patience": 1}
