@@ -19,8 +19,8 @@ from cluster.api import RETRY_SECS, make_api
 from cluster.replica import Replica
 from cluster.uploads import BODY_SECS
 from tfds_builders.records.errors import Refused
+from trainers.predict import DEFAULT_MODEL
 
-DEFAULT_MODEL = "models:/realshard-resnet50@champion"
 _MODEL = os.environ.get("REALSHARD_SERVED_MODEL", DEFAULT_MODEL)
 
 

@@ -22,9 +22,8 @@ from trainers.jobs import JobFolder
 from trainers.models.average import average_models, stretched
 from trainers.models.families import FAMILIES
 from trainers.models.family import Ensemble
-from trainers.worker import Task
+from trainers.worker import HISTORY, MODEL, PREDICTIONS, Task
 
-HISTORY, PREDICTIONS, MODEL = "history.json", "predictions.parquet", "model.keras"
 SEED_LIMIT = 2**31
 
 

@@ -28,8 +28,9 @@ from trainers.predict import DEFAULT_MODEL, silent_stderr
 from trainers.registry import Detector, load_detector
 from trainers.robustness import robustness, sample
 from trainers.storage import default_data_dir
+from trainers.worker import HISTORY, PREDICTIONS
 
-PREDICTIONS, CARD, PAGE, FIGURES = "predictions.parquet", "card.json", "card.html", "figures"
+CARD, PAGE, FIGURES = "card.json", "card.html", "figures"
 
 
 def select(names: Sequence[str], data_dir: str, split: str) -> list[Part]:
@@ -162,7 +163,7 @@ def evaluate(
         "trained on": version.tags.get("dataset", "unknown"),
         "evaluated on": f"{where}, {split} (fingerprint {fingerprints})",
     }
-    history = json.loads(tracking.read_artifact(version.run_id, "history.json") or "[]")
+    history = json.loads(tracking.read_artifact(version.run_id, HISTORY) or "[]")
     pictures = {"Judged worst": most_wrong_images(predictions, parts)}
     if origin:
         pictures["Training images as the network saw them"] = augmented(origin)

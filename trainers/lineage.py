@@ -8,15 +8,13 @@ Everything is read from MLflow: it works where neither the dataset nor this mach
 import argparse
 import json
 import sys
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from trainers.dossier import BUILDS
 from trainers.registry import resolve
 from trainers.store import ensure_reachable, tracking_uri
-from trainers.tracking import client_of, mlflow_module
+from trainers.tracking import client_of, read_artifact
 
 UNKNOWN = "unknown"
 
@@ -64,16 +62,8 @@ def lineage_of(model_uri: str) -> dict[str, Any]:
             "params": dict(params),
         },
         "datasets": sorted(datasets, key=lambda row: ("train", "validation", "test", row["split"]).index(row["split"])),
-        "builds": _builds(client, run.info.run_id),
+        "builds": json.loads(read_artifact(run.info.run_id, BUILDS) or "{}"),
     }
-
-
-def _builds(client: Any, run_id: str) -> dict[str, dict[str, Any]]:
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            return json.loads(Path(client.download_artifacts(run_id, BUILDS, folder)).read_text())
-        except (mlflow_module().exceptions.MlflowException, OSError):
-            return {}
 
 
 def describe(chain: dict[str, Any]) -> str:

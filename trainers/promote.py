@@ -14,9 +14,7 @@ import contextlib
 import fcntl
 import json
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -27,10 +25,10 @@ from trainers import gate, metrics
 from trainers.home import home
 from trainers.registry import CHALLENGER, CHAMPION
 from trainers.store import ensure_reachable, tracking_uri
-from trainers.tracking import client_of, mlflow_module
+from trainers.tracking import client_of, mlflow_module, read_artifact
+from trainers.worker import PREDICTIONS
 
 DEFAULT_NAME = "realshard-resnet50"
-PREDICTIONS = "predictions.parquet"
 GATE_TAG, PREVIOUS_TAG, USES_TAG = "realshard.gate", "realshard.champion_before", "realshard.gate_uses"
 
 
@@ -61,7 +59,7 @@ def decide(
         if CHAMPION not in aliases:
             raise Refused(f"{name} has no {CHAMPION} to compare with: set that alias in MLflow once.")
         versions = {alias: client.get_model_version(name, aliases[alias]) for alias in (CHAMPION, CHALLENGER)}
-        tables = {alias: _predictions(client, version, dataset) for alias, version in versions.items()}
+        tables = {alias: _predictions(version, dataset) for alias, version in versions.items()}
         decision = gate.judge(
             tables[CHAMPION],
             tables[CHALLENGER],
@@ -125,18 +123,16 @@ def _aliases(client: Any, name: str) -> dict[str, str]:
     return {alias: str(version) for alias, version in found.items()}
 
 
-def _predictions(client: Any, version: Any, dataset: str) -> pa.Table:
+def _predictions(version: Any, dataset: str) -> pa.Table:
     path = f"cards/{dataset}-test/{PREDICTIONS}" if dataset else PREDICTIONS
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            file = client.download_artifacts(version.run_id, path, folder)
-        except (mlflow_module().exceptions.MlflowException, OSError):
-            raise Refused(
-                f"{version.name} version {version.version} cannot be judged: its run {version.run_id} has no {path}. "
-                f"Make it: python -m trainers.evaluate --model models:/{version.name}/{version.version} --dataset "
-                f"{dataset or 'D'} --log, and then promote with --dataset {dataset or 'D'}."
-            ) from None
-        return metrics.of_split(pq.read_table(Path(file)), "test")
+    content = read_artifact(version.run_id, path)
+    if content is None:
+        raise Refused(
+            f"{version.name} version {version.version} cannot be judged: its run {version.run_id} has no {path}. "
+            f"Make it: python -m trainers.evaluate --model models:/{version.name}/{version.version} --dataset "
+            f"{dataset or 'D'} --log, and then promote with --dataset {dataset or 'D'}."
+        )
+    return metrics.of_split(pq.read_table(pa.BufferReader(content)), "test")
 
 
 def _threshold(version: Any) -> float:

@@ -159,13 +159,13 @@ def log_dataset(run_id: str, name: str, fingerprint: str, context: str, *, sourc
     )
 
 
-def read_artifact(run_id: str, name: str) -> str | None:
-    """The text of a file among the run's artifacts; None if there is none of that name."""
+def read_artifact(run_id: str, name: str) -> bytes | None:
+    """The content of a file among the run's artifacts, by its '/'-separated path; None if there is none."""
     client = client_of()
-    if name not in {file.path for file in client.list_artifacts(run_id)}:
+    if name not in {file.path for file in client.list_artifacts(run_id, name.rpartition("/")[0] or None)}:
         return None
     with tempfile.TemporaryDirectory() as folder:
-        return Path(client.download_artifacts(run_id, name, folder)).read_text("utf-8")
+        return Path(client.download_artifacts(run_id, name, folder)).read_bytes()
 
 
 class NoLogger:

@@ -16,7 +16,6 @@ from trainers.models.family import (
     check_from_scratch,
     dropout_layers,
     one_phase,
-    weights_file,
 )
 
 FAMILY_NAME = "cnn"
@@ -223,9 +222,8 @@ def build(config: ModelConfig, dropout=None, with_weights: bool = True):
     """
     network, name = NETWORKS[config.variant], f"{FAMILY_NAME}_{config.variant}"
     model = build_cnn(network, config.image_size, name, dropout_layers(config, dropout))
-    path = weights_file(config.weights)
-    if path is not None and with_weights:
-        transfer.load_weights(model, path)
+    if with_weights:
+        transfer.load_weights(model, config.weights)
     return model
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from trainers.config import Config, ModelConfig, OptimiserConfig
 from trainers.models import transfer
-from trainers.models.family import Family, Phase, check_dropout, dropout_layers, weights_file
+from trainers.models.family import Family, Phase, check_dropout, dropout_layers
 
 BACKBONE = "efficientnet_v2b3"
 NOTOP_FILE = "efficientnetv2-b3_notop.h5"
@@ -55,9 +55,7 @@ def build_efficientnet(image_size: int, weights: str = "none", dropout=None):
     x = backbone(x)  # [batch, 10, 10, 1536] of 300 pixels
     p_fake = transfer.pooled_head(x, 128, dropout or stock_dropout)
     model = keras.Model(image, p_fake, name=f"{BACKBONE}_gap_head")
-    path = weights_file(weights)
-    if path is not None:
-        transfer.load_weights(model, path, BACKBONE)
+    transfer.load_weights(model, weights, BACKBONE)
     return model
 
 

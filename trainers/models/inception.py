@@ -5,7 +5,7 @@ Backbone: keras.applications.InceptionV3 (Szegedy et al., arXiv 1512.00567), wit
 
 from trainers.config import Config, ModelConfig, OptimiserConfig
 from trainers.models import transfer
-from trainers.models.family import TURNS, Family, check_dropout, weights_file
+from trainers.models.family import TURNS, Family, check_dropout
 
 BACKBONE = "inception_v3"
 NOTOP_FILE = "inception_v3_weights_tf_dim_ordering_tf_kernels_notop.h5"
@@ -36,18 +36,11 @@ def build_inception(image_size: int, weights: str = "none"):
     import keras
 
     image = transfer.image_input(image_size)
-    x = keras.layers.Rescaling(1 / 127.5, offset=-1, dtype="float32", name="scaled")(image)
-    x = keras.applications.InceptionV3(
-        include_top=False,
-        weights="imagenet" if weights == "imagenet" else None,
-        input_shape=(image_size, image_size, 3),
-        name=BACKBONE,
-    )(x)  # [batch, 5, 5, 2048] of 224 pixels
+    # [batch, 5, 5, 2048] of 224 pixels
+    x = transfer.centred_backbone(keras.applications.InceptionV3, BACKBONE, image, weights)
     p_fake = transfer.two_logits(transfer.flat_features(x, 128))
     model = keras.Model(image, p_fake, name=f"{BACKBONE}_flatten_head")
-    path = weights_file(weights)
-    if path is not None:
-        transfer.load_weights(model, path, BACKBONE)
+    transfer.load_weights(model, weights, BACKBONE)
     return model
 
 

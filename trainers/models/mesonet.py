@@ -15,7 +15,6 @@ from trainers.models.family import (
     check_from_scratch,
     dropout_layers,
     one_phase,
-    weights_file,
 )
 
 FAMILY_NAME = "meso_inception4"
@@ -116,9 +115,8 @@ def build(config: ModelConfig, dropout=None, with_weights: bool = True):
         model = average_models(members, f"{FAMILY_NAME}_{config.variant}", plan.stretch)
     else:
         model = build_mesonet(config.image_size, make)
-    path = weights_file(config.weights)
-    if path is not None and with_weights:
-        transfer.load_weights(model, path)
+    if with_weights:
+        transfer.load_weights(model, config.weights)
     return model
 
 

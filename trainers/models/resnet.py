@@ -7,7 +7,7 @@ from typing import Any
 
 from trainers.config import AugmentConfig, Config, ModelConfig, OptimiserConfig
 from trainers.models import transfer
-from trainers.models.family import TURNS, Family, Phase, check_dropout, dropout_layers, weights_file
+from trainers.models.family import TURNS, Family, Phase, check_dropout, dropout_layers
 
 BACKBONE = "resnet50"
 NUM_FROZEN = 150  # layers[0:150] of the backbone's 175 keep the weights they were given
@@ -76,9 +76,7 @@ def build_resnet50(variant: str, image_size: int, weights: str = "none", dropout
         x = _convolutions(x, dropout) if variant == "deep_head" else x
         p_fake = transfer.pooled_head(x, 256 if variant == "gap256_rmsprop" else 128, dropout)
     model = keras.Model(image, p_fake, name=f"resnet50_{variant}")
-    path = weights_file(weights)
-    if path is not None:
-        transfer.load_weights(model, path, BACKBONE)
+    transfer.load_weights(model, weights, BACKBONE)
     return model
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from tfds_builders.records.errors import Refused
 from trainers.config import Config, ModelConfig
 from trainers.errors import UnfitWeights
-from trainers.models.family import Phase, all_layers, check_weights_file, train_all_layers
+from trainers.models.family import Phase, all_layers, check_weights_file, train_all_layers, weights_file
 
 WEIGHTS_HOST = "storage.googleapis.com"
 CONNECT_TIMEOUT_SECS = 5
@@ -29,6 +29,22 @@ def image_input(image_size: int) -> Any:
     import keras
 
     return keras.Input((image_size, image_size, 3), dtype="uint8", name="image")
+
+
+def centred_backbone(application: Callable[..., Any], name: str, image: Any, weights: str) -> Any:
+    """The feature map [batch, height, width, channels] of an ImageNet network that takes pixels in [-1, 1].
+
+    Args:
+      application: of keras.applications.
+      name: of the nested layer.
+      image: from `image_input`.
+      weights: the value of --weights; ImageNet's are loaded here, those of a file by `load_weights`.
+    """
+    import keras
+
+    x = keras.layers.Rescaling(1 / 127.5, offset=-1, dtype="float32", name="scaled")(image)
+    pretrained = "imagenet" if weights == "imagenet" else None
+    return application(include_top=False, weights=pretrained, input_shape=image.shape[1:], name=name)(x)
 
 
 def one_logit(x: Any) -> Any:
@@ -70,18 +86,21 @@ def flat_features(x: Any, units: int) -> Any:
 # -- weights --
 
 
-def load_weights(model: Any, path: Path, backbone: str | None = None) -> None:
+def load_weights(model: Any, weights: str, backbone: str | None = None) -> None:
     """Loads a whole model's weights (.keras, .weights.h5, the older .h5) or its backbone's alone (.weights.h5, the
-    older .h5).
+    older .h5); nothing where --weights names no file.
 
     Args:
       model: built.
-      path: the file.
+      weights: the value of --weights.
       backbone: name of the model's nested backbone, if it has one.
 
     Raises:
       UnfitWeights: the file holds another model, or another variant.
     """
+    path = weights_file(weights)
+    if path is None:
+        return
     import h5py
     import keras
 

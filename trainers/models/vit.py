@@ -13,7 +13,7 @@ from typing import Any
 from tfds_builders.records.errors import Refused
 from trainers.config import Config, ModelConfig, OptimiserConfig
 from trainers.models import transfer
-from trainers.models.family import Family, Phase, check_dropout, check_weights_file, everything, weights_file
+from trainers.models.family import Family, Phase, check_dropout, check_weights_file, everything
 
 BACKBONE = "vit"
 IMAGENET = "hf://google/vit-base-patch16-224"
@@ -213,9 +213,8 @@ def build(config: ModelConfig, dropout=None, with_weights: bool = True):
             load_checkpoint(model, checkpoint)
         return model
     model = build_vit(Architecture(image_size=config.image_size), f"vit_{config.variant}")
-    path = weights_file(config.weights)
-    if path is not None and with_weights:
-        transfer.load_weights(model, path, BACKBONE)
+    if with_weights:
+        transfer.load_weights(model, config.weights, BACKBONE)
     return model
 
 

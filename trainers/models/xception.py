@@ -5,7 +5,7 @@ Backbone: keras.applications.Xception (Chollet, arXiv 1610.02357), without its t
 
 from trainers.config import AugmentConfig, Config, ModelConfig, OptimiserConfig
 from trainers.models import transfer
-from trainers.models.family import Family, check_dropout, weights_file
+from trainers.models.family import Family, check_dropout
 
 BACKBONE = "xception"
 NOTOP_FILE = "xception_weights_tf_dim_ordering_tf_kernels_notop.h5"
@@ -40,18 +40,11 @@ def build_xception(image_size: int, weights: str = "none"):
     import keras
 
     image = transfer.image_input(image_size)
-    x = keras.layers.Rescaling(1 / 127.5, offset=-1, dtype="float32", name="scaled")(image)  # mean 0.5, deviation 0.5
-    x = keras.applications.Xception(
-        include_top=False,
-        weights="imagenet" if weights == "imagenet" else None,
-        input_shape=(image_size, image_size, 3),
-        name=BACKBONE,
-    )(x)  # [batch, 10, 10, 2048] of 299 pixels
+    # [batch, 10, 10, 2048] of 299 pixels
+    x = transfer.centred_backbone(keras.applications.Xception, BACKBONE, image, weights)
     x = keras.layers.GlobalAveragePooling2D(name="head_pool")(x)
     model = keras.Model(image, transfer.two_logits(x), name=f"{BACKBONE}_classifier")
-    path = weights_file(weights)
-    if path is not None:
-        transfer.load_weights(model, path, BACKBONE)
+    transfer.load_weights(model, weights, BACKBONE)
     return model
 
 
