@@ -61,7 +61,7 @@ ui: $(STAMP)  ## MLflow's pages on http://127.0.0.1:5000, until Ctrl-C
 	@$(RUN) -m cluster.ui
 
 serve: $(STAMP)  ## the champion behind HTTP, with a page, on http://127.0.0.1:8000, until Ctrl-C
-	@$(RUN) -m cluster.serve
+	@$(RUN) -m cluster.server
 
 cluster-up: $(STAMP)  ## start a Ray head here; then `ray job submit trainers/resnet.py`
 	@$(RUN) -m cluster.head up

@@ -184,7 +184,7 @@ def measure(options: argparse.Namespace, environment: dict[str, str]) -> tuple[d
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
         predicting = stack.enter_context(running(side("batches", options.requests), env=environment, **pipes))
         predicting.stdout.readline()
-        for name, command in (("flask", gunicorn), ("ours", ["-m", "cluster.serve", "--port", str(ports["ours"])])):
+        for name, command in (("flask", gunicorn), ("ours", ["-m", "cluster.server", "--port", str(ports["ours"])])):
             server = stack.enter_context(
                 running([sys.executable, *command], env=environment, stdout=subprocess.DEVNULL)
             )

@@ -1,7 +1,6 @@
 """The champion behind HTTP, on Ray Serve: a page, `POST /v1/predict`, health, metrics.
 
-    python -m cluster.serve                  (make serve)   on http://127.0.0.1:8000, with a Ray of its own
-    serve run cluster.serve:app                             on the Ray that is running
+    serve run cluster.serve:app         on the Ray that is running; with a Ray of its own: server.py
 
 Settings come from the environment: REALSHARD_SERVED_MODEL (default models:/realshard-resnet50@champion),
 REALSHARD_TOKEN (asked for as `Authorization: Bearer ...` when set), REALSHARD_REPLICAS (default 1). When the alias is
@@ -17,11 +16,10 @@ from ray.serve.config import BackpressureConfig
 
 from cluster.api import RETRY_SECS, make_api
 from cluster.replica import Replica
+from cluster.server import served_model
 from cluster.uploads import BODY_SECS
 from tfds_builders.records.errors import Refused
 from trainers.predict import DEFAULT_MODEL
-
-_MODEL = os.environ.get("REALSHARD_SERVED_MODEL", DEFAULT_MODEL)
 
 
 @serve.deployment(
@@ -65,43 +63,4 @@ def _replicas() -> int:
     return int(value)
 
 
-app = build(_MODEL, os.environ.get("REALSHARD_TOKEN", ""), _replicas())
-
-
-def main() -> None:
-    """Serves on loopback until Ctrl-C, on a Ray of its own."""
-    import argparse
-    import importlib
-    import signal
-    import threading
-
-    import ray
-
-    from cluster.ports import LOOPBACK, require_free
-    from tfds_builders.records.ray_address import prepare_ray_address
-    from trainers.registry import resolve
-    from trainers.store import ensure_reachable, tracking_uri
-
-    parser = argparse.ArgumentParser(prog="python -m cluster.serve", description="Serves the champion over HTTP.")
-    parser.add_argument("--port", type=int, default=8000, help="on 127.0.0.1 (default: %(default)s)")
-    options = parser.parse_args()
-    require_free(options.port, "The page", "say `python -m cluster.serve --port N`")
-    ensure_reachable(tracking_uri())
-    resolve(tracking_uri(), _MODEL)  # a model that is not there is refused here, not by a replica in a log
-    address = prepare_ray_address()
-    ray.init(address=address, include_dashboard=False, log_to_driver=True, logging_level="warning")
-    asked_to_end = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):  # after Ray, whose processes must keep their own
-        signal.signal(number, lambda *_: asked_to_end.set())
-    serve.start(http_options={"host": LOOPBACK, "port": options.port})
-    try:
-        serve.run(importlib.import_module("cluster.serve").app, name="realshard")  # not this __main__ copy of it
-        print(f"serving on http://{LOOPBACK}:{options.port} until Ctrl-C", flush=True)
-        asked_to_end.wait()
-    finally:
-        serve.shutdown()
-        ray.shutdown()
-
-
-if __name__ == "__main__":
-    main()
+app = build(served_model(), os.environ.get("REALSHARD_TOKEN", ""), _replicas())

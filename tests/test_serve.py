@@ -4,6 +4,8 @@ import asyncio
 import io
 import itertools
 import json
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -288,3 +290,9 @@ def test_settings_are_checked(monkeypatch):
     with pytest.raises(Refused, match="from 1 to 1000"):
         serve._replicas()
     assert Path(serve.__file__).with_name("page").is_dir()
+
+
+def test_the_server_settles_where_ray_listens_before_it_imports_ray(repository):
+    """Ray reads that setting when it is imported; set later, everything on the network could give it work."""
+    code = "import sys, cluster.server; sys.exit('ray' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=repository, timeout=120).returncode == 0
