@@ -49,7 +49,13 @@ def test_reading_ahead_changes_neither_the_order_nor_what_fails(tmp_path, conten
             archive.writestr(name, data)
     entries = list(Source(tmp_path).entries())
     (tmp_path / "20").unlink()
-    assert list(read_ahead(entries)) == list(read_ahead(entries, limit=10)) == entries
+    for limit in (None, 10):
+        assert [entry for entry, _ in read_ahead(entries, limit)] == entries
+    for entry, fd in read_ahead(entries):
+        assert (fd < 0) == (entry.id == "20")
+        if fd >= 0:
+            assert read(entry, fd=fd) == read(entry)
+            assert read(entry, 10, fd) == read(entry, 10)  # the descriptor has no place of its own
     assert list(read_ahead([])) == []
     with pytest.raises(BadImage, match="cannot be read"):
         read(next(entry for entry in entries if entry.id == "20"))

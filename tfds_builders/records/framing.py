@@ -20,23 +20,24 @@ class CorruptRecord(ValueError):
     """A frame whose length or checksum does not hold. The message names the file offset and the failed check."""
 
 
-def masked_crc32c(data: bytes) -> int:
-    """The masked crc32c of `data`, 0 <= value < 2**32: rotated right by 15 bits, plus a constant."""
-    crc = google_crc32c.value(data)
+def masked_crc32c(*pieces: bytes) -> int:
+    """The masked crc32c of the pieces taken together, 0 <= value < 2**32: rotated right by 15 bits, plus a constant."""
+    crc = 0
+    for piece in pieces:
+        crc = google_crc32c.extend(crc, piece)
     return (((crc >> 15) | (crc << 17)) + _MASK_DELTA) & 0xFFFFFFFF
+
+
+def ends(*pieces: bytes) -> tuple[bytes, bytes]:
+    """What stands before and after the payload that the pieces make up in its TFRecord frame: 12 and 4 bytes."""
+    length = struct.pack("<Q", sum(map(len, pieces)))
+    return length + struct.pack("<I", masked_crc32c(length)), struct.pack("<I", masked_crc32c(*pieces))
 
 
 def frame(payload: bytes) -> bytes:
     """The TFRecord frame of `payload`: 16 bytes longer than it."""
-    length = struct.pack("<Q", len(payload))
-    return b"".join(
-        (
-            length,
-            struct.pack("<I", masked_crc32c(length)),
-            payload,
-            struct.pack("<I", masked_crc32c(payload)),
-        )
-    )
+    header, footer = ends(payload)
+    return header + payload + footer
 
 
 def payload_of(data: bytes, offset: int = 0) -> bytes:

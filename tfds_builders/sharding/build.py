@@ -33,6 +33,8 @@ from tfds_builders.sharding.writer import Done, create_progress, finished, read_
 _TINY_FILES = 1000
 _TINY_BYTES = 16 << 20
 
+_STAGING_FORMAT = 2  # of the files in the staging folder: a build that another version began is begun anew
+
 _COUNTED = ("found", "written", "excluded", "quarantined", *LABELS)
 
 # (columns of the scan) -> {"split": names, "scheme_<x>": names}, object [n] each; "" leaves a row out.
@@ -113,7 +115,14 @@ def build(
 def _key(listing: Listing, options: Options) -> str:
     """Changes with everything that decides the bytes of the shards."""
     config = options.shard_config
-    decided = [options.name, options.version, options.validation, config.num_shards, config.min_shard_size]
+    decided = [
+        _STAGING_FORMAT,
+        options.name,
+        options.version,
+        options.validation,
+        config.num_shards,
+        config.min_shard_size,
+    ]
     return hashlib.sha256(json.dumps([listing.key, *decided, config.max_shard_size]).encode()).hexdigest()
 
 

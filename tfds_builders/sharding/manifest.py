@@ -7,6 +7,7 @@ scan.table        SCAN_SCHEMA, one row a record with a good header, sorted by id
 scan.quarantined  LEDGER_SCHEMA, what cannot be read or is no image by its header
 """
 
+import gc
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
@@ -99,7 +100,7 @@ def list_records(records: Iterable[Record | Excluded]) -> Listing:
     batches: list[pa.RecordBatch] = []
     left_out: list[pa.RecordBatch] = []
     records = iter(records)
-    while chunk := list(islice(records, _CHUNK_RECORDS)):
+    while chunk := _take(records, _CHUNK_RECORDS):
         kept = [record for record in chunk if isinstance(record, Record)]
         rows = [(*record.entry, *record[1:]) for record in kept]
         columns = zip(*rows, strict=True) if rows else [()] * len(LISTING_SCHEMA)
@@ -123,6 +124,17 @@ def list_records(records: Iterable[Record | Excluded]) -> Listing:
         pa.Table.from_batches(left_out, LEDGER_SCHEMA).sort_by("id"),
         digest.hexdigest(),
     )
+
+
+def _take(records: Iterator[Record | Excluded], count: int) -> list[Record | Excluded]:
+    """The next records. Python's collector is off meanwhile: it looks for cycles among them, a third of the time."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        return list(islice(records, count))
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def scan_headers(listing: pa.Table, workers: Workers, advance: Callable[[int], object], frames_dir: Path) -> Scan:
@@ -176,9 +188,9 @@ def scan_chunk(listing: pa.RecordBatch, frames_dir: str) -> tuple[pa.Table, pa.T
     bad = []
     said = (listing[name].to_pylist() for name in ("label", "given_split", "frames"))
     entries = read_ahead(entries_of(listing), _PREFIX_BYTES)
-    for entry, label, split, frames in zip(entries, *said, strict=True):
+    for (entry, fd), label, split, frames in zip(entries, *said, strict=True):
         try:
-            found = read_header(entry)
+            found = read_header(entry, fd)
         except BadImage as error:
             bad.append(ledger_row(error, split, entry, label))
             is_good.append(False)
@@ -217,15 +229,15 @@ def entries_of(rows: pa.RecordBatch | pa.Table) -> Iterator[Entry]:
     return map(Entry._make, zip(*(rows[name].to_pylist() for name in Entry._fields), strict=True))
 
 
-def read_header(entry: Entry) -> ImageFacts:
-    """What the header of the file says, reading no more of it than needed.
+def read_header(entry: Entry, fd: int = -1) -> ImageFacts:
+    """What the header of the file says, reading no more of it than needed; `fd` as for `sources.read`.
 
     Raises:
       BadImage: not an image, or one that must not be decoded.
     """
     wanted = _PREFIX_BYTES
     while True:
-        prefix = read(entry, limit=wanted)
+        prefix = read(entry, wanted, fd)
         try:
             return inspect(prefix, entry.size)
         except NeedMore as more:

@@ -144,30 +144,52 @@ def _member_problem(member: zipfile.ZipInfo) -> str:
     return ""
 
 
-def read_ahead(entries: Iterable[Entry], limit: int | None = None) -> Iterator[Entry]:
-    """The entries in their order, to be `read` one by one while the kernel fetches the next ones from the disk."""
-    fetching: deque[Entry] = deque()
-    for entry in entries:
-        if not entry.problem and hasattr(os, "posix_fadvise"):  # not on macOS
-            _fetch(entry, limit)
-        fetching.append(entry)
-        if len(fetching) > _FILES_AHEAD:
-            yield fetching.popleft()
-    yield from fetching
+def read_ahead(entries: Iterable[Entry], limit: int | None = None) -> Iterator[tuple[Entry, int]]:
+    """The entries in their order, to be `read` one by one while the kernel fetches the next ones from the disk.
+
+    Yields:
+      Each entry and an open descriptor for `read`, closed when the next one is asked for; -1 where there is none.
+    """
+    fetching: deque[tuple[Entry, int]] = deque()
+    try:
+        for entry in entries:
+            fetching.append((entry, _fetch(entry, limit)))
+            if len(fetching) > _FILES_AHEAD:
+                yield fetching[0]
+                _close(fetching.popleft()[1])
+        while fetching:
+            yield fetching[0]
+            _close(fetching.popleft()[1])
+    finally:
+        for _, fd in fetching:
+            _close(fd)
 
 
-def _fetch(entry: Entry, limit: int | None) -> None:
+def _fetch(entry: Entry, limit: int | None) -> int:
+    if entry.problem:
+        return -1
     try:
         fd = os.open(entry.container or entry.path, os.O_RDONLY)
     except OSError:  # `read` will say so
-        return
-    num_bytes = entry.packed if limit is None else min(limit, entry.packed)
-    os.posix_fadvise(fd, max(entry.offset, 0), num_bytes, os.POSIX_FADV_WILLNEED)
-    os.close(fd)
+        return -1
+    if hasattr(os, "posix_fadvise"):  # not on macOS
+        num_bytes = entry.packed if limit is None else min(limit, entry.packed)
+        os.posix_fadvise(fd, max(entry.offset, 0), num_bytes, os.POSIX_FADV_WILLNEED)
+    return fd
 
 
-def read(entry: Entry, limit: int | None = None) -> bytes:
+def _close(fd: int) -> None:
+    if fd >= 0:
+        os.close(fd)
+
+
+def read(entry: Entry, limit: int | None = None, fd: int = -1) -> bytes:
     """The content of `entry`, or its first `limit` bytes.
+
+    Args:
+      entry: which file.
+      limit: how many bytes are wanted; all of them by default.
+      fd: a descriptor from `read_ahead`; the file is opened where there is none.
 
     Raises:
       BadImage: unreadable file, or a member whose archive is damaged (`unreadable`, `damaged_zip`, `bad_checksum`), or
@@ -177,42 +199,39 @@ def read(entry: Entry, limit: int | None = None) -> bytes:
         reason, _, sentence = entry.problem.partition(": ")
         raise BadImage(reason, sentence)
     try:
-        if entry.method == SLICE:
-            with open(entry.container, "rb", buffering=0) as container:
-                return os.pread(container.fileno(), entry.size if limit is None else limit, entry.offset)[: entry.size]
-        if entry.offset < 0:
-            fd = os.open(entry.path, os.O_RDONLY)
-            try:
-                return _read_all(fd, entry.size if limit is None else min(limit, entry.size))
-            finally:
-                os.close(fd)
-        return _read_member(entry, limit)
+        opened = fd if fd >= 0 else os.open(entry.container or entry.path, os.O_RDONLY)
+        try:
+            if entry.container and entry.method != SLICE:
+                return _read_member(opened, entry, limit)
+            return _read_all(opened, max(entry.offset, 0), entry.size if limit is None else min(limit, entry.size))
+        finally:
+            if fd < 0:
+                os.close(opened)
     except OSError as error:
         raise BadImage("unreadable", f"the file cannot be read: {error.strerror}") from error
 
 
-def _read_all(fd: int, size: int) -> bytes:
+def _read_all(fd: int, offset: int, size: int) -> bytes:
     """Reads `size` bytes; fewer only where the file has become shorter."""
-    data = os.read(fd, size)
+    data = os.pread(fd, size, offset)
     while len(data) < size:
-        more = os.read(fd, size - len(data))
+        more = os.pread(fd, size - len(data), offset + len(data))
         if not more:
             break
         data += more
     return data
 
 
-def _read_member(entry: Entry, limit: int | None) -> bytes:
+def _read_member(fd: int, entry: Entry, limit: int | None) -> bytes:
     packed = entry.packed if limit is None else min(entry.packed, limit + _DEFLATE_SLACK_BYTES)
-    with open(entry.container, "rb", buffering=0) as archive:
-        guess = _ZIP_LOCAL_HEADER_BYTES + len(entry.path) + _ZIP_EXTRA_SLACK_BYTES + packed
-        block = os.pread(archive.fileno(), guess, entry.offset)
-        if len(block) < _ZIP_LOCAL_HEADER_BYTES or block[:4] != b"PK\x03\x04":
-            raise BadImage("damaged_zip", "the archive has no member where its directory says")
-        name_length, extra_length = struct.unpack_from("<HH", block, 26)
-        start = _ZIP_LOCAL_HEADER_BYTES + name_length + extra_length
-        if start + packed > len(block):
-            block = os.pread(archive.fileno(), start + packed, entry.offset)
+    guess = _ZIP_LOCAL_HEADER_BYTES + len(entry.path) + _ZIP_EXTRA_SLACK_BYTES + packed
+    block = _read_all(fd, entry.offset, guess)
+    if len(block) < _ZIP_LOCAL_HEADER_BYTES or block[:4] != b"PK\x03\x04":
+        raise BadImage("damaged_zip", "the archive has no member where its directory says")
+    name_length, extra_length = struct.unpack_from("<HH", block, 26)
+    start = _ZIP_LOCAL_HEADER_BYTES + name_length + extra_length
+    if start + packed > len(block):
+        block = _read_all(fd, entry.offset, start + packed)
     stored = block[start : start + packed]
     if entry.method == zipfile.ZIP_STORED:
         data = stored
@@ -224,7 +243,7 @@ def _read_member(entry: Entry, limit: int | None) -> bytes:
             raise BadImage("damaged_zip", f"the member of the archive cannot be inflated: {error}") from error
     if limit is not None:
         # A member that inflates to less than expected of its beginning is read whole.
-        return data[:limit] if len(data) >= min(limit, entry.size) else _read_member(entry, None)[:limit]
+        return data[:limit] if len(data) >= min(limit, entry.size) else _read_member(fd, entry, None)[:limit]
     if len(data) != entry.size or zlib.crc32(data) != entry.stamp:
         raise BadImage("bad_checksum", "the member of the archive is not what its checksum says")
     return data
