@@ -43,7 +43,7 @@ _ENCODING_FLAGS = ("cmyk", "grey", "palette", "alpha", "sixteen_bit", "animated"
 
 _MEANING = {
     "encoding": "how the image was encoded",
-    "pixel_grid": "the 8x8 grid that JPEG leaves in the pixels",
+    "pixel_grid": "the 8x8 grid that JPEG and video encoders leave in the pixels",
     "geometry": "the image's size",
     "file_size": "the size of the file",
     "metadata": "what is written beside the pixels",
@@ -51,8 +51,9 @@ _MEANING = {
 _ACTIONS = {
     "encoding": "Put both classes through the same decode, resize or crop, and encode before anything learns from "
     "them; converting to PNG alone is no cure, the trace of JPEG stays in the pixels.",
-    "pixel_grid": "One class was JPEG and the other was not, or not of the same quality, whatever the files are called "
-    "now. Take originals of one kind, or put both classes through the same resize and JPEG encoding.",
+    "pixel_grid": "One class was JPEG or video and the other was not, or not of the same quality, whatever the files "
+    "are called now; in frames of videos one class may also just be smoother. Take originals of one kind, or put both "
+    "classes through the same resize and JPEG encoding.",
     "geometry": "Crop both classes to one size; resizing them leaves traces of how much each was resized.",
     "file_size": "Compare how the classes were compressed. If both were encoded alike, one class is smoother: check "
     "that this comes from what is to be detected, and not from a resize or a filter that only one class went through.",
