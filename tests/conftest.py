@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tfds_builders.records.ray_address import LOOPBACK_ENVIRONMENT
 
@@ -13,6 +14,13 @@ _isolation = pytest.StashKey[str]()
 
 # A caller's settings that would change what the tests see.
 _FOREIGN_PREFIXES = ("REALSHARD_", "MLFLOW_", "RAY_", "TFDS_", "KERAS_")
+
+
+# A busy machine is no failure: examples have no time limit. In CI the same ones are drawn every time.
+settings.register_profile(
+    "realshard", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize="CI" in os.environ
+)
+settings.load_profile("realshard")
 
 
 def pytest_configure(config: pytest.Config) -> None:
