@@ -1,6 +1,7 @@
 """How sources name their files, class folders, splits and labels."""
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
 from typing import NamedTuple
 
 from tfds_builders.records.schema import LABELS
@@ -32,13 +33,18 @@ def label_of_folder(name: str) -> int | None:
     return None if found is None else LABELS.index(found)
 
 
-def class_folder(id: str) -> tuple[list[str], int] | None:
+def class_folder(id: str) -> tuple[tuple[str, ...], int] | None:
     """The folders above the innermost class folder on the path, and its label; None if there is no class folder."""
-    folders = id.split("/")[:-1]  # a dozen times faster than pathlib, and called for every file
+    return _class_folder(id.rpartition("/")[0])
+
+
+@lru_cache(maxsize=4096)  # called for every file, and folders hold thousands
+def _class_folder(folder: str) -> tuple[tuple[str, ...], int] | None:
+    folders = folder.split("/")
     for index in range(len(folders) - 1, -1, -1):
         label = label_of_folder(folders[index])
         if label is not None:
-            return folders[:index], label
+            return tuple(folders[:index]), label
     return None
 
 
