@@ -22,10 +22,7 @@ export RAY_USAGE_STATS_ENABLED ?= 0
 export MLFLOW_DISABLE_TELEMETRY ?= true
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-# The agent through which a Ray head starts jobs has one fixed port on a machine, which the agents of other tests' Ray
-# would hold: that file runs alone. The others run in two processes, a file in one of them.
-FIRST := tests/test_cluster.py
-IN_PARALLEL := --ignore $(FIRST) --numprocesses 2 --dist loadfile
+IN_PARALLEL := --numprocesses 2 --dist loadfile  # two processes, a file in one of them
 
 .PHONY: help install demo test test-long lint format ui serve cluster-up cluster-down clean
 
@@ -47,11 +44,9 @@ demo: $(STAMP)  ## photographs -> shards -> training -> MLflow -> a verdict; end
 	@$(RUN) -m trainers.demo
 
 test: $(STAMP)  ## the tests (at most 15 minutes on 2 cores, no network)
-	@$(RUN) -m pytest $(FIRST)
 	@$(RUN) -m pytest $(IN_PARALLEL)
 
 test-long: $(STAMP)  ## the slow tests: faults, scale, jobs on a cluster
-	@$(RUN) -m pytest -m long $(FIRST)
 	@$(RUN) -m pytest -m long $(IN_PARALLEL)
 
 lint: $(STAMP)  ## ruff and mypy

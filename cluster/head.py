@@ -24,8 +24,7 @@ import psutil
 import simple_parsing
 from simple_parsing import DashVariant
 
-from cluster.head_process import READY
-from cluster.ports import LOOPBACK, require_free
+from cluster.ports import LOOPBACK, pick_free_port, require_free
 from tfds_builders.records.errors import Refused
 from tfds_builders.records.ray_address import LOOPBACK_ENVIRONMENT
 from trainers.home import home
@@ -33,6 +32,7 @@ from trainers.home import home
 ROOT = Path(__file__).resolve().parents[1]
 START_SECS = 120  # importing Ray and starting its processes takes 5-10 s on two idle cores
 STOP_SECS = 5  # without jobs Ray ends in 2 s; with one it waits for processes that ignore being asked
+_READY = "Ray runtime started."  # what `ray start` says once Ray takes work
 MARK = "REALSHARD_RAY_HEAD"  # environment variable
 
 
@@ -100,16 +100,13 @@ def start(dashboard_port: int = 8265, num_cpus: int | None = None) -> Head:
             f"{running.directory}): use it, or end it with `make cluster-down`"
         )
     require_free(dashboard_port, "Ray's dashboard and job server", "say `python -m cluster.head up --dashboard-port N`")
-    command = [sys.executable, "-m", "cluster.head_process", "--dashboard-port", str(dashboard_port)]
-    if num_cpus is not None:
-        command += ["--num-cpus", str(num_cpus)]
-
+    port = pick_free_port()
     state_file().parent.mkdir(parents=True, exist_ok=True)
     log = state_file().with_suffix(".log")
     mark = uuid.uuid4().hex
     with log.open("wb") as output:
         child = subprocess.Popen(
-            command,
+            _command(port, dashboard_port, num_cpus),
             cwd=ROOT,
             env=head_environment() | {MARK: mark},
             stdin=subprocess.DEVNULL,
@@ -122,35 +119,55 @@ def start(dashboard_port: int = 8265, num_cpus: int | None = None) -> Head:
         started=psutil.Process(child.pid).create_time(),
         mark=mark,
         dashboard=f"http://{LOOPBACK}:{dashboard_port}",
-        address="",
+        address=f"{LOOPBACK}:{port}",
         directory=str(ROOT),
         log=str(log),
     )
     _write(head)  # at once, so that `down` finds one that was interrupted while it started
     try:
-        head = dataclasses.replace(head, address=_wait_until_ready(head, child))
+        _wait_until_ready(head, child)
     except BaseException:
         stop(head)
         raise
-    _write(head)
     _note_address(head)
     return head
+
+
+def _command(port: int, dashboard_port: int, num_cpus: int | None) -> list[str]:
+    """Ray's own command, with free ports in the place of those that it would share with every other Ray of the machine.
+
+    The agent's among them: where another Ray has its default, 52365, jobs would be refused for want of an agent.
+    """
+    options = {
+        "node-ip-address": LOOPBACK,
+        "port": port,
+        "dashboard-host": LOOPBACK,
+        "dashboard-port": dashboard_port,
+        "dashboard-agent-listen-port": 0,
+        "ray-client-server-port": pick_free_port(),
+        "min-worker-port": 0,
+        "max-worker-port": 0,
+        "log-color": "false",
+    }
+    if num_cpus is not None:
+        options["num-cpus"] = num_cpus
+    given = [f"--{name}={value}" for name, value in options.items()]
+    return [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", *given]
 
 
 def _write(head: Head) -> None:
     state_file().write_text(json.dumps(dataclasses.asdict(head), indent=2) + "\n")
 
 
-def _wait_until_ready(head: Head, child: subprocess.Popen) -> str:
-    """The address, when Ray is up and its job server answers; raises Refused when Ray ends or takes too long."""
+def _wait_until_ready(head: Head, child: subprocess.Popen) -> None:
+    """Waits until Ray is up and its job server answers; raises Refused when Ray ends or takes too long."""
     deadline = time.monotonic() + START_SECS
     while time.monotonic() < deadline:
         log = Path(head.log).read_text(errors="replace")
         if child.poll() is not None:
             raise Refused(f"Ray did not start, see {head.log}; it says: {_last_error(log)}")
-        ready = [line.removeprefix(READY) for line in log.splitlines() if line.startswith(READY)]
-        if ready and _answers(head.dashboard):
-            return ready[0]
+        if _READY in log and _answers(head.dashboard):
+            return
         time.sleep(0.25)
     raise Refused(f"Ray's job server at {head.dashboard} did not answer within {START_SECS} s: see {head.log}")
 

@@ -48,12 +48,6 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     shutil.rmtree(config.stash[_isolation], ignore_errors=True)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The Ray head's tests come first: the agent through which a head starts jobs has one fixed port on a machine,
-    which the agent of this process's own Ray holds once a test has asked for `ray_session`."""
-    items.sort(key=lambda item: item.path.name != "test_cluster.py")
-
-
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Two logical CPU devices, if a test asks for them: possible only before TensorFlow runs its first operation."""
     if session.config.option.collectonly:

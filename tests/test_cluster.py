@@ -1,5 +1,6 @@
 """The Ray head of the repository: started, found by the bare command, ended to the last process; MLflow's pages."""
 
+import contextlib
 import json
 import os
 import re
@@ -15,11 +16,12 @@ import pytest
 from small_dataset import write_dataset
 
 from cluster import head, ui
-from cluster.ports import is_free, pick_free_port
+from cluster.ports import LOOPBACK, is_free, pick_free_port
 from tfds_builders.records.errors import Refused
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = Path(sys.executable).parent
+RAYS_AGENT_PORT = 52365
 
 # Small enough for a test; given to the head, as a user would, so that the bare command takes them.
 SMALL_JOB = {
@@ -48,10 +50,13 @@ def settings(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def running(settings):
-    """A head on a free port."""
-    started = head.start(dashboard_port=pick_free_port(), num_cpus=2)
-    yield started
-    head.stop(started)
+    """A head on a free port, beside another Ray, whose agent has the default port of the one that starts jobs."""
+    with socket.socket() as agent:
+        with contextlib.suppress(OSError):  # there is a real one
+            agent.bind((LOOPBACK, RAYS_AGENT_PORT))
+        started = head.start(dashboard_port=pick_free_port(), num_cpus=2)
+        yield started
+        head.stop(started)
 
 
 def user_environment() -> dict[str, str]:
