@@ -80,9 +80,9 @@ def freeze(network: Any) -> None:
 class Replica:
     """One loaded model."""
 
-    def __init__(self, model_uri: str):
+    def __init__(self, model_uri: str, look_secs: float = LOOK_SECS):
         listen_on_loopback()
-        self._model_uri = model_uri
+        self._model_uri, self._look_secs = model_uri, look_secs
         self._detector = load_tried(model_uri)
         self._problem: str | None = None
         self._at_length = asyncio.Lock()  # one explanation or video at a time: verdicts on images must go on
@@ -92,7 +92,7 @@ class Replica:
         """Follows the alias. A store that does not answer, or a version that cannot be loaded, changes nothing."""
         failed, try_again = None, 0.0
         while True:
-            await asyncio.sleep(LOOK_SECS)
+            await asyncio.sleep(self._look_secs)
             try:
                 found = await asyncio.to_thread(resolve, tracking_uri(), self._model_uri)
                 if found == (self._detector.name, self._detector.version):

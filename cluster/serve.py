@@ -18,7 +18,7 @@ from cluster.api import make_api
 from cluster.around import RETRY_SECS
 from cluster.asking import Asking
 from cluster.ports import listen_on_loopback
-from cluster.replica import Replica
+from cluster.replica import LOOK_SECS, Replica
 from cluster.server import served_model
 from cluster.uploads import BODY_SECS
 from tfds_builders.records.errors import Refused
@@ -46,7 +46,11 @@ class Web:
 
 
 def build(
-    model_uri: str = DEFAULT_MODEL, token: str = "", replicas: int = 1, body_secs: float = BODY_SECS
+    model_uri: str = DEFAULT_MODEL,
+    token: str = "",
+    replicas: int = 1,
+    body_secs: float = BODY_SECS,
+    look_secs: float = LOOK_SECS,
 ) -> serve.Application:
     """The application.
 
@@ -55,10 +59,11 @@ def build(
       token: that clients must present; "" for none.
       replicas: processes that hold the model.
       body_secs: in which a request must have been sent.
+      look_secs: between two looks at the alias.
     """
     replica: Any = Replica  # decorators turn the classes into deployments, which type checkers cannot see
     web: Any = Web
-    return web.bind(replica.options(num_replicas=replicas).bind(model_uri), replicas, token, body_secs)
+    return web.bind(replica.options(num_replicas=replicas).bind(model_uri, look_secs), replicas, token, body_secs)
 
 
 def _replicas() -> int:

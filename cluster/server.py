@@ -31,7 +31,7 @@ def settings_of_own_ray(port: int) -> dict[str, str]:
     return {
         "RAY_SERVE_ENABLE_DIRECT_INGRESS": "1",
         "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(port),
-        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(port),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(port + 1),  # less than this
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "0",  # no balancer in front has to notice its end
         "RAY_SERVE_PORT_QUARANTINE_S": "0",  # a new Web takes the port of the one that died
         "RAY_worker_niceness": "0",  # Ray's 15 is for work that may wait

@@ -47,8 +47,8 @@ def served_process(model: str, directory: Path) -> Iterator[tuple[str, subproces
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout
-            said = process.stdout.readline()
-            assert said == f"serving on http://{LOOPBACK}:{port} until Ctrl-C\n", said
+            said = f"serving on http://{LOOPBACK}:{port} until Ctrl-C\n"
+            assert said in iter(process.stdout.readline, ""), "the server ended; its log says why"
             yield f"http://{LOOPBACK}:{port}", process
         finally:
             process.terminate()

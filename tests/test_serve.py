@@ -40,7 +40,7 @@ CHANGE_SECS = 90  # an alias that was moved is followed within
 @pytest.fixture(scope="module")
 def address(ray_session, tmp_path_factory):
     """http://127.0.0.1:PORT of a server of one replica; the model is in the home that the session's Ray knows."""
-    with serving(NAME, tmp_path_factory.mktemp("serve"), "test") as address:
+    with serving(NAME, tmp_path_factory.mktemp("serve"), "test", look_secs=0.5) as address:
         yield address
 
 
