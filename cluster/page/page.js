@@ -69,6 +69,7 @@ function paint(figure, evidence) {
   }));
   canvas.setAttribute("role", "img");
   canvas.setAttribute("aria-label", "Orange parts speak for fake, blue ones for real");
+  figure.querySelector(".no-preview")?.replaceChildren();
   figure.append(canvas);
 }
 
@@ -98,17 +99,16 @@ function show(item, file, verdict) {
     figure.replaceChildren(make("div", "no-preview small", "No verdict"));
     text.append(make("div", "error", verdict.error));
   } else {
-    const isVideo = verdict.frames !== null;
     text.append(make("div", `verdict ${verdict.label}`, verdict.label + (verdict.is_unsure ? " (unsure)" : "")));
     const meter = make("meter", verdict.label);
     meter.min = 0; meter.max = 1; meter.value = verdict.p_fake;
     meter.setAttribute("aria-label", "P(fake)");
-    const mean = isVideo ? `, the mean of ${verdict.frames} frames` : "";
+    const mean = verdict.frames ? `, the mean of ${verdict.frames} frames` : "";
     text.append(meter, make("div", "", `P(fake) = ${verdict.p_fake.toFixed(4)}${mean}`));
     text.append(make("div", "small", `Called fake from ${verdict.threshold} on.`));
-    if (!isVideo) text.append(whereButton(file, figure));
   }
-  if (verdict.model) text.append(make("div", "small version", `${verdict.model} version ${verdict.version}`));
+  if (verdict.model) text.append(make("div", "small", `${verdict.model} version ${verdict.version}`));
+  if (verdict.frames === null && !verdict.error) text.append(whereButton(file, figure));
   item.removeAttribute("aria-busy");
   return verdict.error ? "no verdict" : verdict.label;
 }
