@@ -70,6 +70,7 @@ def address(server) -> str:
 def browser() -> Iterator[Browser]:
     program = next(filter(None, map(shutil.which, BROWSERS)), None)
     assert program, f"this test needs one of {', '.join(BROWSERS)}: .ci/debian-packages installs it"
+    expect.set_options(timeout=1000 * ANSWER_SECS)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program, args=FLAGS)
         yield browser
@@ -115,7 +116,7 @@ def answered(page: Page, count: int) -> Locator:
     """The items, once there are `count` and none is waiting."""
     items = page.get_by_role("listitem")
     expect(items).to_have_count(count)
-    expect(page.locator("li[aria-busy]")).to_have_count(0, timeout=1000 * ANSWER_SECS)
+    expect(page.locator("li[aria-busy]")).to_have_count(0)
     return items
 
 
