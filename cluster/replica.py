@@ -66,10 +66,19 @@ def freeze(network: Any) -> None:
     and 63 instead of 91 ms alone; a MesoNet 9.3 instead of 10.5 ms in batches of 8.
     """
     import tensorflow as tf
-    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-    frozen = convert_variables_to_constants_v2(network.p_fake_of.get_concrete_function())
-    network.p_fake_of = lambda pixels: frozen(tf.convert_to_tensor(pixels))[0]
+    model = network.model
+    weights = [
+        [variable.numpy() for variable in variables]
+        for variables in (model.trainable_variables, model.non_trainable_variables)
+    ]
+
+    def p_fake_of(pixels: Any) -> Any:
+        outputs, _ = model.stateless_call(*weights, pixels, training=False)
+        return outputs[:, 0]
+
+    pixels = tf.TensorSpec((None, network.image_size, network.image_size, 3), tf.uint8)
+    network.p_fake_of = tf.function(p_fake_of, input_signature=[pixels])
 
 
 @serve.deployment(
