@@ -1,10 +1,14 @@
-"""The page in a browser, Chromium without a window: verdicts, errors, keyboard, names for screen readers, colours."""
+"""The server as people start it, and its page in a browser without a window: verdicts, errors, keyboard, names, colours."""
 
+import contextlib
 import re
 import shutil
+import signal
 import subprocess
+import time
 from collections.abc import Iterator
 
+import psutil
 import pytest
 import small_model
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
@@ -16,6 +20,7 @@ from trainers.occlusion import CELLS
 pytestmark = pytest.mark.long
 NAME = "realshard-looked-at"
 ANSWER_SECS = 30
+START_SECS = 90  # a killed process is replaced within
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 # As root, without a network: nothing but the server can be reached, whatever the page or the browser asks for.
 FLAGS = [
@@ -244,3 +249,45 @@ def test_a_server_that_is_gone_is_said_in_words(visit):
     expect(upload(page, ("a.png", PNG)).locator(".error")).to_have_text("The server cannot be reached.")
     assert len(visit.complaints) == 1  # Chromium's own line
     visit.complaints.clear()
+
+
+def test_it_listens_on_loopback_and_outlives_the_process_that_serves_the_page(server):
+    """Last but one, since it changes processes."""
+    address, process = server
+    expected = post_files(address, {"a.png": PNG})
+    assert expected[0] == 200
+    ours = psutil.Process(process.pid).children(recursive=True)
+    pids = {child.pid for child in ours}
+    listening = [
+        (connection.laddr.ip.removeprefix("::ffff:"), connection.laddr.port)
+        for connection in psutil.net_connections("tcp")
+        if connection.pid in pids and connection.status == psutil.CONN_LISTEN
+    ]
+    assert ("127.0.0.1", int(address.rpartition(":")[2])) in listening
+    assert {ip for ip, _ in listening} == {"127.0.0.1"}
+    (web,) = (child for child in ours if ":Web" in " ".join(child.cmdline()))
+    assert web.nice() == psutil.Process(process.pid).nice()
+    web.kill()
+    web.wait(ANSWER_SECS)
+    assert answer_in_time(address, PNG) == expected
+
+
+def test_it_ends_when_asked_to(server):
+    """Last, since it does."""
+    process = server[1]
+    ours = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 0
+    assert psutil.wait_procs(ours, timeout=30)[1] == []
+
+
+def answer_in_time(address: str, image: bytes):
+    """What is answered once it does not say to come back."""
+    deadline = time.monotonic() + START_SECS
+    while True:
+        with contextlib.suppress(OSError):  # nobody listens yet
+            answer = post_files(address, {"a.png": image})
+            if answer[0] != 503:
+                return answer
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
