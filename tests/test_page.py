@@ -1,4 +1,4 @@
-"""The server as people start it, and its page in a browser without a window: verdicts, errors, keyboard, names, colours."""
+"""The server as people start it, and its page in a browser: verdicts, errors, keyboard, names for screen readers."""
 
 import contextlib
 import re
