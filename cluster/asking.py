@@ -24,7 +24,8 @@ BATCH_IMAGES = 32
 BATCH_WAIT_SECS = 0.01
 BATCHES = 2  # a replica has at a time: one is decoded while the network has the other
 MAX_WAITING = 192  # files a replica, those it has included; more are refused
-MAX_LONG = 4  # videos and explanations, which take seconds each, one after another
+MAX_LONG = 16  # videos and explanations, which take seconds each, one after another
+MAX_VIDEOS = 4  # of one request
 _BUSY = "All replicas are busy; try again in a moment."
 
 
@@ -51,8 +52,8 @@ class Asking:
     async def predict(self, files: list[bytes]) -> list[dict[str, Any]]:
         """The answer of Replica.predict, or of Replica.predict_video, for each file. Refusal 400: too many videos."""
         num_videos = sum(map(is_video, files))
-        if num_videos > MAX_LONG:
-            raise Refusal(400, f"At most {MAX_LONG} videos are taken in one request; received {num_videos}.")
+        if num_videos > MAX_VIDEOS:
+            raise Refusal(400, f"At most {MAX_VIDEOS} videos are taken in one request; received {num_videos}.")
         if self._waiting + len(files) > self._max_waiting:
             raise Refusal(503, _BUSY)
         self._waiting += len(files)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from ray import serve
 
-from cluster.asking import BATCHES
+from cluster.asking import BATCHES, MAX_LONG
 from cluster.ports import listen_on_loopback
 from cluster.videos import frames_of
 from tfds_builders.records.decode import encode_png
@@ -82,7 +82,7 @@ def freeze(network: Any) -> None:
 
 
 @serve.deployment(
-    max_ongoing_requests=BATCHES + 4,  # calls: beside batches, one says which model is loaded, one explains, ...
+    max_ongoing_requests=BATCHES + MAX_LONG + 4,  # calls: what takes long must not keep batches waiting
     max_queued_requests=MAX_QUEUED,
     logging_config={"enable_access_log": False},  # Web has a line for each request
 )

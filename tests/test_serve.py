@@ -22,7 +22,7 @@ from starlette.testclient import TestClient
 from tiny_sources import video
 
 from cluster.api import PAGE, make_api
-from cluster.asking import MAX_LONG, Asking
+from cluster.asking import MAX_VIDEOS, Asking
 from cluster.refusal import Refusal
 from cluster.replica import MAX_PIXELS, MAX_SCANS, objection
 from cluster.uploads import MAX_FILES, Uploads
@@ -78,7 +78,7 @@ def test_a_video_gets_the_mean_of_its_frames_in_its_place(address):
     assert "the video cannot be decoded" in broken["error"]
     assert post_files(address, {"c.mp4": clip[:300]})[0] == 422
     assert post_files(address, {"b.mp4": clip}, "/v1/explain")[0] == 422
-    assert post_files(address, {f"{number}.mp4": clip for number in range(MAX_LONG + 1)})[0] == 400
+    assert post_files(address, {f"{number}.mp4": clip for number in range(MAX_VIDEOS + 1)})[0] == 400
 
 
 def test_an_unreadable_file_has_its_reason_and_the_others_their_verdict(address):
