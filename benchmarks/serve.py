@@ -26,6 +26,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -95,11 +96,12 @@ def flask_app(side: str = "flask", folder: str = ""):
     if side == "keras":
         from tfds_builders.records.pixels import load_pixels
 
-        model = keras_model(folder)
+        model, alone = keras_model(folder), threading.Lock()
 
         def judge(data: bytes) -> dict:
             pixels = load_pixels(data, model.input_shape[1])
-            p_fake = float(model.predict(pixels[np.newaxis], verbose=0)[0, 0])
+            with alone:  # Keras's predict is not made for several threads
+                p_fake = float(model.predict(pixels[np.newaxis], verbose=0)[0, 0])
             return {"label": "fake" if p_fake >= 0.5 else "real", "p_fake": p_fake, "error": None}
     else:
         from trainers.registry import load_detector
