@@ -1,12 +1,19 @@
-"""How fast verdicts are served: ours against a plain Flask app and against bare batches, same model, one run.
+"""How fast verdicts are served: ours, Flask apps and bare batches, around the same model in one run.
 
-    python benchmarks/serve.py                                  # a MesoNet, 1, 8 and 64 clients, 3 rounds: 3 minutes
+    python benchmarks/serve.py                                  # a MesoNet, 1, 8 and 64 clients, 3 rounds: 5 minutes
     python benchmarks/serve.py --model resnet50 --requests 128  # heavier
 
-The Flask app judges one image at a time, in one process of gunicorn with 8 threads. Clients keep their connection and
-send one JPEG of 256x256 after another. Server, Flask, bare predict and clients are processes of their own, on loopback;
-only one side is asked at a time, sides alternate round by round, and medians are reported. The last line is JSON;
-`ratio` is requests/s over Flask's at the largest number of clients.
+Clients keep their connection where the server does, and send one JPEG of 256x256 after another. Sides:
+
+    ours      `make serve`
+    flask     Flask's own server (app.run) around the registered model: decodes and judges one image a request
+    keras     the same server around the Keras model: model.predict of one image
+    gunicorn  the app of `flask` in one process of gunicorn with 8 threads
+    bare      no server: the registered model's predict on batches of 32 image files
+    pixels    no server, no files: model.predict of Keras on batches of 32 arrays
+
+Each is a process of its own, on loopback; only one is asked at a time, sides alternate round by round, and medians are
+reported. The last line is JSON; ratios are requests/s at the largest number of clients over those of the other side.
 """
 
 import argparse
@@ -19,6 +26,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -73,19 +81,42 @@ def prepare(model: str, folder: str) -> None:
     )
 
 
-def flask_app():
-    """The peer: one image a request, judged when it comes."""
+def keras_model(folder: str):
+    """The network as it was before it was registered."""
+    import keras
+
+    return keras.saving.load_model(Path(folder) / "model.keras", compile=False)
+
+
+def flask_app(side: str = "flask", folder: str = ""):
+    """A plain app: one image a request, judged when it comes."""
     import flask
+    import numpy as np
 
-    from trainers.registry import load_detector
+    if side == "keras":
+        from tfds_builders.records.pixels import load_pixels
 
-    detector = load_detector(_URI)
+        model, alone = keras_model(folder), threading.Lock()
+
+        def judge(data: bytes) -> dict:
+            pixels = load_pixels(data, model.input_shape[1])
+            with alone:  # Keras's predict is not made for several threads
+                p_fake = float(model.predict(pixels[np.newaxis], verbose=0)[0, 0])
+            return {"label": "fake" if p_fake >= 0.5 else "real", "p_fake": p_fake, "error": None}
+    else:
+        from trainers.registry import load_detector
+
+        detector = load_detector(_URI)
+
+        def judge(data: bytes) -> dict:
+            (verdict,) = detector.predict([data])
+            return {"label": verdict.label, "p_fake": verdict.p_fake, "error": verdict.error}
+
     app = flask.Flask(__name__)
 
     @app.post("/v1/predict")
     def predict():
-        (verdict,) = detector.predict([flask.request.get_data()])
-        return {"label": verdict.label, "p_fake": verdict.p_fake, "error": verdict.error}
+        return judge(flask.request.get_data())
 
     @app.get("/readyz")
     def readyz():
@@ -94,18 +125,41 @@ def flask_app():
     return app
 
 
-def batches(count: int) -> None:
-    """For each line of stdin: prints the images/s of `count` images in batches of 32."""
-    from trainers.registry import load_detector
+def run_flask(side: str, folder: str, port: int) -> None:
+    """Flask's own server."""
+    import logging
 
-    detector = load_detector(_URI)
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # a line of log a request would cost it time
+    flask_app(side, folder).run("127.0.0.1", port)
+
+
+def batches(side: str, folder: str, count: int) -> None:
+    """For each line of stdin: prints the images/s of `count` images in batches of 32."""
     images = make_images() * (_BATCH // _NUM_IMAGES)
-    detector.predict(images)
+    if side == "pixels":
+        import numpy as np
+
+        from tfds_builders.records.pixels import load_pixels
+
+        model = keras_model(folder)
+        pixels = np.stack([load_pixels(data, model.input_shape[1]) for data in images])
+
+        def predict():
+            model.predict(pixels, verbose=0)
+    else:
+        from trainers.registry import load_detector
+
+        detector = load_detector(_URI)
+
+        def predict():
+            detector.predict(images)
+
+    predict()
     print("ready", flush=True)
     for _ in sys.stdin:
         start = time.perf_counter()
         for _ in range(-(-count // _BATCH)):
-            detector.predict(images)
+            predict()
         print(-(-count // _BATCH) * _BATCH / (time.perf_counter() - start), flush=True)
 
 
@@ -171,64 +225,79 @@ def side(*arguments: object) -> list[str]:
     return [sys.executable, __file__, "--side", *map(str, arguments)]
 
 
-def measure(options: argparse.Namespace, environment: dict[str, str]) -> tuple[dict, list[float]]:
-    """{(side, number of clients): figures of each round}, and bare predict's images/s of each round."""
+def measure(options: argparse.Namespace, environment: dict[str, str], folder: str) -> tuple[dict, dict]:
+    """{(side, number of clients): figures of each round}, and {"bare" or "pixels": images/s of each round}."""
     from cluster.ports import pick_free_port
 
-    ports = {"ours": pick_free_port(), "flask": pick_free_port()}
-    gunicorn = ["-m", "gunicorn", "--workers", "1", "--threads", "8", "--timeout", "300", "--log-level", "warning"]
-    gunicorn += ["--bind", f"127.0.0.1:{ports['flask']}", "--chdir", str(Path(__file__).parent), "serve:flask_app()"]
+    ports = {name: pick_free_port() for name in options.sides}
+    gunicorn = [sys.executable, "-m", "gunicorn", "--workers", "1", "--threads", "8", "--timeout", "300"]
+    gunicorn += ["--log-level", "warning", "--chdir", str(Path(__file__).parent), "serve:flask_app()"]
+    commands = {
+        "ours": lambda port: [sys.executable, "-m", "cluster.server", "--port", str(port)],
+        "gunicorn": lambda port: [*gunicorn, "--bind", f"127.0.0.1:{port}"],
+        "flask": lambda port: side("flask", "flask", folder, port),
+        "keras": lambda port: side("flask", "keras", folder, port),
+    }
     found: dict[tuple[str, int], list[dict]] = {}
-    bare = []
+    bare: dict[str, list[float]] = {"bare": [], "pixels": []}
     with contextlib.ExitStack() as stack:
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-        predicting = stack.enter_context(running(side("batches", options.requests), env=environment, **pipes))
-        predicting.stdout.readline()
-        for name, command in (("flask", gunicorn), ("ours", ["-m", "cluster.server", "--port", str(ports["ours"])])):
-            server = stack.enter_context(
-                running([sys.executable, *command], env=environment, stdout=subprocess.DEVNULL)
-            )
-            wait_until_ready(ports[name], server)
-            subprocess.run(side("clients", ports[name], 64, 256, 20), check=True, stdout=subprocess.DEVNULL)  # warm-up
+        predicting = {}
+        for name in bare:
+            command = side("batches", name, folder, options.requests)
+            predicting[name] = stack.enter_context(running(command, env=environment, **pipes))
+            predicting[name].stdout.readline()
+        for name, port in ports.items():
+            server = stack.enter_context(running(commands[name](port), env=environment, stdout=subprocess.DEVNULL))
+            wait_until_ready(port, server)
+            subprocess.run(side("clients", port, 64, 256, 10), check=True, stdout=subprocess.DEVNULL)  # warm-up
         for _ in range(options.rounds):
-            print("\n", file=predicting.stdin, end="", flush=True)
-            bare.append(float(predicting.stdout.readline()))
+            for name, process in predicting.items():
+                print("\n", file=process.stdin, end="", flush=True)
+                bare[name].append(float(process.stdout.readline()))
             for num_clients in options.clients:
                 for name, port in ports.items():
                     count = options.requests if num_clients > 1 else options.requests // 4
                     command = side("clients", port, num_clients, count, options.secs)
                     answer = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
                     found.setdefault((name, num_clients), []).append(json.loads(answer))
-        predicting.stdin.close()
+        for process in predicting.values():
+            process.stdin.close()
     return found, bare
 
 
-def report(found: dict, bare: list[float], most: int) -> None:
+def report(found: dict, bare: dict, most: int) -> None:
     """Prints the table and the line of JSON."""
-    print(f"{'':14}{'clients':>8}{'requests/s':>12}{'of Flask':>10}{'p50 ms':>9}{'p99 ms':>9}{'requests':>10}")
-    ratios = {}
+    print(f"{'':14}{'clients':>8}{'requests/s':>12}{'p50 ms':>9}{'p99 ms':>9}{'requests':>10}")
     for (name, num_clients), rounds in sorted(found.items(), key=lambda item: (item[0][1], item[0][0])):
-        pairs = zip(rounds, found["flask", num_clients], strict=True)
-        ratios[name, num_clients] = statistics.median(ours["rate"] / theirs["rate"] for ours, theirs in pairs)
         middle = {key: statistics.median(figures[key] for figures in rounds) for key in rounds[0]}
         print(
-            f"{name:14}{num_clients:8}{middle['rate']:12.1f}{ratios[name, num_clients]:10.2f}{middle['p50']:9.1f}"
-            f"{middle['p99']:9.1f}{middle['count']:10.0f}"
+            f"{name:14}{num_clients:8}{middle['rate']:12.1f}{middle['p50']:9.1f}{middle['p99']:9.1f}{middle['count']:10.0f}"
         )
-    of_bare = statistics.median(ours["rate"] / images for ours, images in zip(found["ours", most], bare, strict=True))
-    print(f"{'bare predict':14}{'-':>8}{statistics.median(bare):12.1f}   images/s in batches of {_BATCH}")
+    rates = {
+        name: [figures["rate"] for figures in rounds] for (name, clients), rounds in found.items() if clients == most
+    }
+    rates |= bare
+    for name in bare:
+        print(f"{name:14}{'-':>8}{statistics.median(bare[name]):12.1f}   images/s in batches of {_BATCH}")
     print(f"load of the machine at the end, 1 minute: {os.getloadavg()[0]:.1f} on {os.cpu_count()} CPUs")
-    print(json.dumps({"ratio": round(ratios["ours", most], 3), "of_bare_predict": round(of_bare, 3)}))
+    ours = rates.pop("ours")
+    ratios = {
+        f"of_{name}": round(statistics.median(ours[i] / theirs[i] for i in range(len(ours))), 3)
+        for name, theirs in rates.items()
+    }
+    print(json.dumps(ratios))
 
 
 def main() -> None:
-    """Starts both servers, asks them in turn, prints the table."""
+    """Starts the servers, asks them in turn, prints the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", choices=sorted(_SIZES), default="mesonet", help="with random weights")
     parser.add_argument("--requests", type=int, default=512, help="of each side in one round, from all clients")
     parser.add_argument("--secs", type=float, default=20, help="after which a round of one side ends in any case")
     parser.add_argument("--rounds", type=int, default=3, help="how often each side is asked")
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 64], help="at the same time")
+    parser.add_argument("--sides", nargs="+", default=["ours", "flask", "keras", "gunicorn"], help="servers to ask")
     parser.add_argument("--side", nargs="+", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.side:
@@ -236,7 +305,9 @@ def main() -> None:
         if name == "prepare":
             prepare(*arguments)
         elif name == "batches":
-            batches(int(arguments[0]))
+            batches(*arguments[:2], int(arguments[2]))
+        elif name == "flask":
+            run_flask(*arguments[:2], int(arguments[2]))
         else:
             clients(*map(int, arguments[:3]), float(arguments[3]))
         return
@@ -252,7 +323,7 @@ def main() -> None:
             "RAY_USAGE_STATS_ENABLED": "0",
         }
         subprocess.run(side("prepare", options.model, folder), check=True, env=environment)
-        found, bare = measure(options, environment)
+        found, bare = measure(options, environment, folder)
     report(found, bare, max(options.clients))
 
 

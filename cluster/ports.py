@@ -36,3 +36,17 @@ def pick_free_port() -> int:
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.bind(("", 0))
         return probe.getsockname()[1]
+
+
+def listen_on_loopback() -> None:
+    """For a process of Ray Serve, before it listens: where Ray's node is this machine's loopback, so is that port.
+
+    Serve opens one in each replica, for calls between deployments, which whoever reaches it may make. Serve 2.60 binds
+    it to every address and has no setting for that.
+    """
+    import ray
+    from ray.serve._private import replica
+
+    if ray.util.get_node_ip_address() == LOOPBACK:
+        bind = replica.add_port_to_grpc_server
+        replica.add_port_to_grpc_server = lambda server, address: bind(server, address.replace("[::]", LOOPBACK))

@@ -10,16 +10,18 @@ from typing import Any
 import numpy as np
 from ray import serve
 
+from cluster.asking import BATCHES, MAX_LONG
+from cluster.ports import listen_on_loopback
+from cluster.videos import frames_of
 from tfds_builders.records.decode import encode_png
 from tfds_builders.records.errors import Refused
 from tfds_builders.records.facts import BadImage
 from tfds_builders.records.header import inspect
+from trainers.predict import judge_frames
 from trainers.registry import Detector, Verdict, load_detector, resolve
 from trainers.store import tracking_uri
 
-BATCH_IMAGES = 32
-BATCH_WAIT_SECS = 0.01
-MAX_QUEUED = 128  # images that wait for a replica; more get 503
+MAX_QUEUED = 16  # calls that wait for a replica; more are told that it is busy
 MAX_PIXELS = 64 << 20  # of an image; resizing takes 12 bytes for each
 MAX_SCANS = 100  # of a JPEG: each makes the decoder go over all pixels, and photographs have about ten
 LOOK_SECS = 5.0  # between two looks at the alias
@@ -48,6 +50,7 @@ def load_tried(model_uri: str) -> Detector:
     """
     try:
         detector = load_detector(model_uri)
+        freeze(detector.network)
         (verdict,) = detector.predict([encode_png(np.zeros((8, 8, 3), np.uint8))])
     except (Refused, Exception) as error:  # a model brings its own code, which may raise anything
         raise RuntimeError(f"{model_uri} cannot be served: {str(error) or type(error).__name__}") from error
@@ -56,26 +59,49 @@ def load_tried(model_uri: str) -> Detector:
     return detector
 
 
+def freeze(network: Any) -> None:
+    """Makes the weights constants of the graph, once: what can be computed from them alone is then computed now.
+
+    P(fake) stays the same to 1e-6. Measured on 2 CPUs: ResNet50 takes 28 instead of 32 ms an image in batches of 32,
+    and 63 instead of 91 ms alone; a MesoNet 9.3 instead of 10.5 ms in batches of 8.
+    """
+    import tensorflow as tf
+
+    model = network.model
+    weights = [
+        [variable.numpy() for variable in variables]
+        for variables in (model.trainable_variables, model.non_trainable_variables)
+    ]
+
+    def p_fake_of(pixels: Any) -> Any:
+        outputs, _ = model.stateless_call(*weights, pixels, training=False)
+        return outputs[:, 0]
+
+    pixels = tf.TensorSpec((None, network.image_size, network.image_size, 3), tf.uint8)
+    network.p_fake_of = tf.function(p_fake_of, input_signature=[pixels])
+
+
 @serve.deployment(
-    max_ongoing_requests=2 * BATCH_IMAGES,
+    max_ongoing_requests=BATCHES + MAX_LONG + 4,  # calls: what takes long must not keep batches waiting
     max_queued_requests=MAX_QUEUED,
-    logging_config={"enable_access_log": False},  # Web has a line for each request; here it would be one an image
+    logging_config={"enable_access_log": False},  # Web has a line for each request
 )
 class Replica:
-    """One loaded model. Images of several requests are scored together."""
+    """One loaded model."""
 
-    def __init__(self, model_uri: str):
-        self._model_uri = model_uri
+    def __init__(self, model_uri: str, look_secs: float = LOOK_SECS):
+        listen_on_loopback()
+        self._model_uri, self._look_secs = model_uri, look_secs
         self._detector = load_tried(model_uri)
         self._problem: str | None = None
-        self._explaining = asyncio.Lock()
+        self._at_length = asyncio.Lock()  # one explanation or video at a time: verdicts on images must go on
         self._watcher = asyncio.get_running_loop().create_task(self._watch())
 
     async def _watch(self) -> None:
         """Follows the alias. A store that does not answer, or a version that cannot be loaded, changes nothing."""
         failed, try_again = None, 0.0
         while True:
-            await asyncio.sleep(LOOK_SECS)
+            await asyncio.sleep(self._look_secs)
             try:
                 found = await asyncio.to_thread(resolve, tracking_uri(), self._model_uri)
                 if found == (self._detector.name, self._detector.version):
@@ -91,13 +117,18 @@ class Replica:
                     self._problem = str(error)
                     logger.error("still serving version %s: %s", self._detector.version, error)
 
-    @serve.batch(max_batch_size=BATCH_IMAGES, batch_wait_timeout_s=BATCH_WAIT_SECS)
     async def predict(self, images: list[bytes]) -> list[dict[str, Any]]:
-        """Of each image: label, p_fake, threshold, error, is_unsure, model, version."""
+        """Of each image: label, p_fake, threshold, error, is_unsure, frames (None), model, version."""
         detector = self._detector  # the whole batch by one version
-        verdicts = await asyncio.to_thread(_judge, detector, images)
-        model = {"model": detector.name, "version": detector.version}
-        return [dataclasses.asdict(verdict) | model for verdict in verdicts]
+        return [_answer(detector, verdict) for verdict in await asyncio.to_thread(_judge, detector, images)]
+
+    async def predict_video(self, video: bytes) -> dict[str, Any]:
+        """The same of one video; frames: on how many its verdict rests."""
+        detector = self._detector
+        async with self._at_length:
+            frames, error = await asyncio.to_thread(frames_of, video)
+            verdict, num_frames = await asyncio.to_thread(judge_frames, detector, frames, error)
+        return _answer(detector, verdict, num_frames)
 
     async def explain(self, image: bytes) -> dict[str, Any]:
         """P(fake) and the evidence of each part of the picture (trainers/occlusion.py); error if it cannot be read."""
@@ -108,7 +139,7 @@ class Replica:
         error = objection(image)
         if error is None:
             try:
-                async with self._explaining:  # one at a time: it must not take the machine from verdicts
+                async with self._at_length:
                     p_fake, evidence = await asyncio.to_thread(occlusion_map, detector, image)
                 return {"p_fake": p_fake, "evidence": evidence.round(6).tolist(), "error": None, **model}
             except BadImage as bad:
@@ -127,3 +158,12 @@ def _judge(detector: Detector, images: list[bytes]) -> list[Verdict]:
         dataclasses.replace(verdict, error=error) if error else verdict
         for verdict, error in zip(verdicts, errors, strict=True)
     ]
+
+
+def _answer(detector: Detector, verdict: Verdict, num_frames: int | None = None) -> dict[str, Any]:
+    return {
+        **dataclasses.asdict(verdict),
+        "frames": num_frames,
+        "model": detector.name,
+        "version": detector.version,
+    }

@@ -14,8 +14,11 @@ from typing import Any
 from ray import serve
 from ray.serve.config import BackpressureConfig
 
-from cluster.api import RETRY_SECS, make_api
-from cluster.replica import Replica
+from cluster.api import make_api
+from cluster.around import RETRY_SECS
+from cluster.asking import Asking
+from cluster.ports import listen_on_loopback
+from cluster.replica import LOOK_SECS, Replica
 from cluster.server import served_model
 from cluster.uploads import BODY_SECS
 from tfds_builders.records.errors import Refused
@@ -30,18 +33,24 @@ from trainers.predict import DEFAULT_MODEL
 )
 @serve.ingress()
 class Web:
-    """Takes requests in and hands images to the replicas; never looks at their content."""
+    """Takes requests in and hands files to the replicas; never decodes them."""
 
-    def __init__(self, replicas: Any, token: str, body_secs: float):
-        self._replicas, self._token, self._body_secs = replicas, token, body_secs
+    def __init__(self, replicas: Any, num_replicas: int, token: str, body_secs: float):
+        listen_on_loopback()
+        self._replicas, self._num_replicas = replicas, num_replicas
+        self._token, self._body_secs = token, body_secs
 
     def __serve_build_asgi_app__(self) -> Any:
         """What Serve runs, made in the process that runs it."""
-        return make_api(self._replicas, self._token, self._body_secs)
+        return make_api(Asking(self._replicas, self._num_replicas), self._token, self._body_secs)
 
 
 def build(
-    model_uri: str = DEFAULT_MODEL, token: str = "", replicas: int = 1, body_secs: float = BODY_SECS
+    model_uri: str = DEFAULT_MODEL,
+    token: str = "",
+    replicas: int = 1,
+    body_secs: float = BODY_SECS,
+    look_secs: float = LOOK_SECS,
 ) -> serve.Application:
     """The application.
 
@@ -50,10 +59,11 @@ def build(
       token: that clients must present; "" for none.
       replicas: processes that hold the model.
       body_secs: in which a request must have been sent.
+      look_secs: between two looks at the alias.
     """
     replica: Any = Replica  # decorators turn the classes into deployments, which type checkers cannot see
     web: Any = Web
-    return web.bind(replica.options(num_replicas=replicas).bind(model_uri), token, body_secs)
+    return web.bind(replica.options(num_replicas=replicas).bind(model_uri, look_secs), replicas, token, body_secs)
 
 
 def _replicas() -> int:

@@ -11,7 +11,7 @@ import os
 import signal
 import threading
 
-from cluster.ports import LOOPBACK, require_free
+from cluster.ports import LOOPBACK, pick_free_port, require_free
 from tfds_builders.records.ray_address import prepare_ray_address
 from trainers.predict import DEFAULT_MODEL
 from trainers.registry import resolve
@@ -23,6 +23,21 @@ def served_model() -> str:
     return os.environ.get("REALSHARD_SERVED_MODEL") or DEFAULT_MODEL
 
 
+def settings_of_own_ray(port: int) -> dict[str, str]:
+    """What Ray reads from the environment when it is imported: Web itself listens on `port`, as a server of equal rank.
+
+    Else a proxy of Serve's would stand before Web and take as much of the CPU as Web does.
+    """
+    return {
+        "RAY_SERVE_ENABLE_DIRECT_INGRESS": "1",
+        "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(port),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(port + 1),  # less than this
+        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "0",  # no balancer in front has to notice its end
+        "RAY_SERVE_PORT_QUARANTINE_S": "0",  # a new Web takes the port of the one that died
+        "RAY_worker_niceness": "0",  # Ray's 15 is for work that may wait
+    }
+
+
 def main() -> None:
     """Runs the command."""
     parser = argparse.ArgumentParser(prog="python -m cluster.server", description="Serves the champion over HTTP.")
@@ -31,7 +46,10 @@ def main() -> None:
     require_free(options.port, "The page", "say `python -m cluster.server --port N`")
     ensure_reachable(tracking_uri())
     resolve(tracking_uri(), served_model())  # a model that is not there is refused here, not by a replica in a log
-    address = prepare_ray_address()
+    address, port = prepare_ray_address(), options.port
+    if address == "local":
+        os.environ.update(settings_of_own_ray(options.port))
+        port = pick_free_port()  # the proxy is there, but nobody asks it
     import ray
     from ray import serve
 
@@ -41,7 +59,7 @@ def main() -> None:
     asked_to_end = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):  # after Ray, whose processes must keep their own
         signal.signal(number, lambda *_: asked_to_end.set())
-    serve.start(http_options={"host": LOOPBACK, "port": options.port})
+    serve.start(http_options={"host": LOOPBACK, "port": port})
     try:
         serve.run(app, name="realshard")
         print(f"serving on http://{LOOPBACK}:{options.port} until Ctrl-C", flush=True)

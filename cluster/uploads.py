@@ -14,18 +14,12 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 
+from cluster.refusal import Refusal
+
 MAX_BODY_BYTES = 64 << 20  # of one request
 MAX_HELD_BYTES = 512 << 20  # of all requests that are being received or answered
 MAX_FILES = 32  # of one request
 BODY_SECS = 30.0  # to send a request
-
-
-class Refusal(Exception):
-    """A request that is answered with `status` and one sentence."""
-
-    def __init__(self, status: int, sentence: str):
-        super().__init__(sentence)
-        self.status, self.sentence = status, sentence
 
 
 class Uploads:
@@ -81,7 +75,7 @@ async def _read(request: Request, parts: AsyncGenerator[bytes]) -> list[tuple[st
     if not kind.lower().startswith("multipart/form-data"):
         body = b"".join([part async for part in parts])
         if not body:
-            raise Refusal(400, "Send one image as the body, or files as multipart/form-data; received nothing.")
+            raise Refusal(400, "Send one file as the body, or files as multipart/form-data; received nothing.")
         return [("", body)]
     parser = _InMemory(request.headers, parts, max_files=MAX_FILES, max_fields=MAX_FILES)
     try:

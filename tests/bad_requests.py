@@ -3,6 +3,7 @@
 for kind, allowed, send in requests(1000): status = send(port); assert status in allowed
 """
 
+import functools
 import http.client
 import io
 import socket
@@ -15,6 +16,7 @@ import small_model
 from bad_images import BAD
 from PIL import Image
 from serving import BOUNDARY, FORM, form_of
+from tiny_sources import video
 
 from cluster.ports import LOOPBACK
 from cluster.replica import MAX_PIXELS, MAX_SCANS
@@ -115,6 +117,20 @@ def _polyglot(random: np.random.Generator) -> bytes:
     return (image + text, text + image, image[:40] + text + image[40:], image + image)[random.integers(4)]
 
 
+@functools.cache
+def _videos() -> tuple[bytes, ...]:
+    return video(0, 12), video(0, 12, container="avi", codec="mpeg4"), video(0, 12, container="webm", codec="libvpx")
+
+
+def _bad_video(random: np.random.Generator) -> bytes:
+    data = _videos()[random.integers(3)]
+    cut = data[: random.integers(20, len(data))]
+    head = data[: int(random.integers(12, 60))]
+    return (cut, _changed(data, random), _changed(data[:600], random) + data[600:], head + random.bytes(5000))[
+        random.integers(4)
+    ]
+
+
 def _other_type(random: np.random.Generator) -> bytes:
     begins = (
         b"%PDF-1.7",
@@ -172,6 +188,7 @@ _KINDS: dict[str, tuple[set, Callable[[np.random.Generator, int], Send]]] = {
     "huge by header": (UNREADABLE, lambda random, _: _post(_bomb(random))),
     "many scans": (UNREADABLE, lambda random, _: _post(_scans(random))),
     "huge, to explain": (UNREADABLE, lambda random, _: _post(_bomb(random), path="/v1/explain")),
+    "bad video": (READ_OR_NOT, lambda random, _: _post(_bad_video(random))),
     "polyglot": (READ_OR_NOT, lambda random, _: _post(_polyglot(random))),
     "other type": (UNREADABLE, lambda random, _: _post(_other_type(random))),
     "nothing": ({400}, lambda *_: _post(b"")),

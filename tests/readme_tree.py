@@ -17,6 +17,7 @@ _BEFORE = {
     "pyproject.toml": "dependencies, and the settings of ruff, mypy and pytest",
     "constraints.txt": "the version of every package",
     ".ci/run": "what a change must pass",
+    ".ci/debian-packages": "what the long tests need besides Python packages",
     "CONTRIBUTING.md": "tests, style, how to add a dataset or a model",
     "DECISIONS.md": "what was decided, and the measurement behind it",
     "CHANGELOG.md": "what has changed",

@@ -2,6 +2,9 @@
 
 import contextlib
 import json
+import os
+import subprocess
+import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -24,8 +27,7 @@ def serving(model: str, directory: Path, app_name: str, **options: Any) -> Itera
 
     from cluster.serve import build
 
-    keras_file = small_model.save_model(directory / "model.keras")
-    small_model.register(small_model.new_run(f"{model}-1"), keras_file, registered_name=model)
+    register_first(model, directory)
     port = pick_free_port()
     serve.start(http_options={"host": LOOPBACK, "port": port})
     try:
@@ -33,6 +35,30 @@ def serving(model: str, directory: Path, app_name: str, **options: Any) -> Itera
         yield f"http://{LOOPBACK}:{port}"
     finally:
         serve.shutdown()
+
+
+@contextlib.contextmanager
+def served_process(model: str, directory: Path) -> Iterator[tuple[str, subprocess.Popen]]:
+    """http://127.0.0.1:PORT of `python -m cluster.server`, and its process, which has a Ray of its own."""
+    register_first(model, directory)
+    port = pick_free_port()
+    environment = os.environ | {"REALSHARD_SERVED_MODEL": f"models:/{model}@champion"}
+    command = [sys.executable, "-m", "cluster.server", "--port", str(port)]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout
+            said = f"serving on http://{LOOPBACK}:{port} until Ctrl-C\n"
+            assert said in iter(process.stdout.readline, ""), "the server ended; its log says why"
+            yield f"http://{LOOPBACK}:{port}", process
+        finally:
+            process.terminate()
+            process.wait(60)
+
+
+def register_first(model: str, directory: Path) -> None:
+    """Registers the tiny model as the first version of `model`, its champion."""
+    keras_file = small_model.save_model(directory / "model.keras")
+    small_model.register(small_model.new_run(f"{model}-1"), keras_file, registered_name=model)
 
 
 def form_of(files: dict[str, bytes]) -> bytes:

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import small_model
 from PIL import Image
@@ -18,13 +19,18 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from serving import FORM, ask, form_of, post_files, serving
 from starlette.requests import Request
 from starlette.testclient import TestClient
+from tiny_sources import video
 
 from cluster.api import PAGE, make_api
+from cluster.asking import MAX_VIDEOS, Asking
+from cluster.refusal import Refusal
 from cluster.replica import MAX_PIXELS, MAX_SCANS, objection
-from cluster.uploads import MAX_FILES, Refusal, Uploads
+from cluster.uploads import MAX_FILES, Uploads
 from tfds_builders.records.errors import Refused
+from tfds_builders.records.frames import take_frames
 from trainers import registry, tracking
 from trainers.occlusion import CELLS, occlusion_map
+from trainers.predict import NUM_FRAMES
 
 NAME = "realshard-served"
 CHAMPION = f"models:/{NAME}@champion"
@@ -34,7 +40,7 @@ CHANGE_SECS = 90  # an alias that was moved is followed within
 @pytest.fixture(scope="module")
 def address(ray_session, tmp_path_factory):
     """http://127.0.0.1:PORT of a server of one replica; the model is in the home that the session's Ray knows."""
-    with serving(NAME, tmp_path_factory.mktemp("serve"), "test") as address:
+    with serving(NAME, tmp_path_factory.mktemp("serve"), "test", look_secs=0.5) as address:
         yield address
 
 
@@ -56,6 +62,23 @@ def test_one_image_may_be_the_body(address):
     assert json.loads(body)["results"][0]["p_fake"] == pytest.approx(
         post_files(address, {"a.jpg": data})[1]["results"][0]["p_fake"], abs=1e-6
     )
+
+
+def test_a_video_gets_the_mean_of_its_frames_in_its_place(address):
+    clip = video(0, num_frames=40)
+    frames, _ = take_frames(clip, NUM_FRAMES, "")
+    scores = [verdict.p_fake for verdict in registry.load_detector(CHAMPION).predict(frames)]
+    files = {"a.png": small_model.image_bytes("PNG"), "b.txt": clip, "c.mp4": clip[:300]}
+    status, answer = post_files(address, files)
+    picture, moving, broken = answer["results"]
+    assert (status, picture["frames"], moving["frames"], broken["frames"]) == (200, None, NUM_FRAMES, None)
+    assert moving["p_fake"] == pytest.approx(sum(scores) / len(scores), abs=1e-6)
+    assert moving["label"] == ("fake" if moving["p_fake"] >= 0.5 else "real")
+    assert (moving["version"], moving["error"]) == (1, None)
+    assert "the video cannot be decoded" in broken["error"]
+    assert post_files(address, {"c.mp4": clip[:300]})[0] == 422
+    assert post_files(address, {"b.mp4": clip}, "/v1/explain")[0] == 422
+    assert post_files(address, {f"{number}.mp4": clip for number in range(MAX_VIDEOS + 1)})[0] == 400
 
 
 def test_an_unreadable_file_has_its_reason_and_the_others_their_verdict(address):
@@ -101,7 +124,7 @@ def test_the_page_needs_nothing_from_elsewhere(address):
         assert b"https://" not in body
         assert "default-src 'none'" in headers["Content-Security-Policy"]
         assert headers["X-Content-Type-Options"] == "nosniff"
-    assert sorted(file.name for file in PAGE.iterdir()) == ["index.html", "page.css", "page.js"]
+    assert sorted(file.name for file in PAGE.iterdir()) == ["icon.svg", "index.html", "page.css", "page.js"]
 
 
 def test_health_and_metrics(address):
@@ -120,6 +143,17 @@ def test_health_and_metrics(address):
     ]
     assert count[1] == count[0] + 1
     assert "/v1/predict" in json.loads(ask(f"{address}/openapi.json")[2])["paths"]
+
+
+def test_no_process_of_the_server_listens_beyond_loopback(address):
+    ours = {process.pid for process in psutil.Process().children(recursive=True)}
+    listening = [
+        connection.laddr
+        for connection in psutil.net_connections("tcp")
+        if connection.pid in ours and connection.status == psutil.CONN_LISTEN
+    ]
+    assert int(address.rpartition(":")[2]) in {at.port for at in listening}
+    assert {at.ip.removeprefix("::ffff:") for at in listening} == {"127.0.0.1"}
 
 
 def test_evidence_comes_as_a_grid(address):
@@ -185,7 +219,7 @@ def test_a_moved_alias_is_followed_without_a_failed_request(address, tmp_path):
 
 
 def test_a_token_is_asked_for_where_one_is_set():
-    client = TestClient(make_api(replicas=None, token="secret"))
+    client = TestClient(make_api(Asking(None), token="secret"))
     for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic secret"}):
         answer = client.post("/v1/predict", headers=headers)
         assert answer.status_code == 401
@@ -229,7 +263,7 @@ def test_a_replica_that_died_is_asked_again_and_then_the_client_is_told_to(caplo
         ((BackPressureError(9, 9),), 503),
         ((ValueError("a fault"),), 500),
     ):
-        answer = TestClient(make_api(Failing(*errors), token="")).get("/readyz")
+        answer = TestClient(make_api(Asking(Failing(*errors)), token="")).get("/readyz")
         assert answer.status_code == status, errors
         assert answer.headers.get("Retry-After") == ("1" if status == 503 else None)
         assert "default-src" in answer.headers["Content-Security-Policy"]
@@ -267,16 +301,13 @@ def request_of(body: bytes) -> Request:
 
 
 def test_names_and_headers_that_are_no_text_are_answered():
-    class Replicas:
+    class Unreadable:
         """Says of anything that it is no image."""
 
-        def __init__(self):
-            self.predict = self
+        async def predict(self, files: list[bytes]) -> list[dict]:
+            return [{"label": None, "error": "no image"} for _ in files]
 
-        async def remote(self, data: bytes) -> dict:
-            return {"label": None, "error": "no image"}
-
-    client = TestClient(make_api(Replicas(), token=""))
+    client = TestClient(make_api(Unreadable(), token=""))
     body = form_of({r"\ud800.png": b"x"})
     answer = client.post("/v1/predict", content=body, headers={"Content-Type": FORM + "; charset=unicode_escape"})
     assert (answer.status_code, answer.json()["results"][0]["file"]) == (422, "?.png")

@@ -13,7 +13,7 @@ import small_model
 from bad_requests import requests
 from serving import FORM, ask, form_of, post_files, serving
 
-from cluster.replica import BATCH_IMAGES, MAX_QUEUED
+from cluster.asking import MAX_WAITING
 from cluster.uploads import MAX_FILES
 
 pytestmark = pytest.mark.long
@@ -78,7 +78,7 @@ def test_a_thousand_bad_requests_leave_no_trace(address):
 def test_more_than_it_can_take_is_answered_or_told_to_come_back(address):
     image = small_model.image_bytes("JPEG", 1500, 2000)  # takes long to decode, so that requests pile up
     body = form_of({f"{number}.jpg": image for number in range(MAX_FILES)})
-    num_clients = 4 * (2 * BATCH_IMAGES + MAX_QUEUED) // MAX_FILES
+    num_clients = 4 * MAX_WAITING // MAX_FILES
     with concurrent.futures.ThreadPoolExecutor(num_clients) as pool:
         sent = [pool.submit(ask, f"{address}/v1/predict", body, Content_Type=FORM) for _ in range(num_clients)]
         answers = [answer.result() for answer in sent]

@@ -32,21 +32,23 @@ def image(name: str, size: tuple[int, int] = (16, 12)) -> bytes:
     return file.getvalue()
 
 
-def video(seed: int, num_frames: int = 20, size: tuple[int, int] = (32, 48)) -> bytes:
+def video(
+    seed: int, num_frames: int = 20, size: tuple[int, int] = (32, 48), container: str = "mp4", codec: str = "libx264"
+) -> bytes:
     """An H.264 mp4 file; a bright bar moves through noise, so that every frame is another."""
     import av
 
     height, width = size
     noise = np.random.default_rng(seed).integers(0, 128, (height, width, 3), np.uint8)
     file = io.BytesIO()
-    with av.open(file, "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=25)
+    with av.open(file, "w", format=container) as output:
+        stream = output.add_stream(codec, rate=25)
         stream.width, stream.height, stream.pix_fmt, stream.gop_size = width, height, "yuv420p", 8
         for number in range(num_frames):
             pixels = noise.copy()
             pixels[:, number % width] = 255
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
-        container.mux(stream.encode())
+            output.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        output.mux(stream.encode())
     return file.getvalue()
 
 

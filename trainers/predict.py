@@ -19,8 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from tfds_builders.records.errors import Refused
-from tfds_builders.records.frames import choose_frames, count_frames, decode_frames
-from tfds_builders.records.header import BadImage
+from tfds_builders.records.frames import take_frames
 from trainers.registry import Detector, Verdict, load_detector
 
 DEFAULT_MODEL = "models:/realshard-resnet50@champion"
@@ -67,22 +66,28 @@ def predict_files(detector: Detector, files: Sequence[Path], num_frames: int = N
 
 
 def _predict_video(detector: Detector, file: Path, num_frames: int) -> Answer:
-    """The mean P(fake) of frames at regular intervals, judged by the model's own threshold; of a video that is damaged
-    somewhere, of those before the damage."""
     data, error = _read(file)
     frames: list[bytes] = []
     if error is None:
-        try:
-            numbers = choose_frames(count_frames(data), num_frames, file.name)
-            for _, png in decode_frames(data, set(numbers)):
-                frames.append(png)
-        except BadImage as bad:
-            error = bad.sentence
+        frames, error = take_frames(data, num_frames, file.name)
+    verdict, num_scored = judge_frames(detector, frames, error)
+    return Answer(str(file), verdict.label, verdict.p_fake, verdict.error, verdict.is_unsure, num_scored)
+
+
+def judge_frames(detector: Detector, frames: Sequence[bytes], error: str | None) -> tuple[Verdict, int | None]:
+    """The verdict on a video and the number of frames that it rests on: their mean P(fake), judged by the model's own
+    threshold; of a video that is damaged somewhere, of those before the damage.
+
+    Args:
+      frames: image files, some or all of the video's.
+      error: what is wrong with the video; counts if there is no frame.
+    """
     scores = [verdict.p_fake for verdict in detector.predict(frames) if verdict.p_fake is not None] if frames else []
+    network = detector.network
     if not scores:
-        return Answer(str(file), None, None, error or "the video has no frame that can be read")
-    label, p_fake, _, is_unsure, _ = detector.network.verdict(sum(scores) / len(scores))
-    return Answer(str(file), label, p_fake, None, is_unsure, len(scores))
+        return Verdict(None, None, network.threshold, error or "the video has no frame that can be read"), None
+    label, p_fake, threshold, is_unsure, _ = network.verdict(sum(scores) / len(scores))
+    return Verdict(label, p_fake, threshold, None, is_unsure), len(scores)
 
 
 def _predict_images(detector: Detector, files: Sequence[Path]) -> Iterator[Answer]:

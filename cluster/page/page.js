@@ -1,9 +1,9 @@
 "use strict";
-// Pictures go to /v1/predict, verdicts come back; nothing is kept on either side.
+// Files go to /v1/predict one by one, verdicts come back; nothing is kept on either side.
 
 const input = document.getElementById("files");
 const drop = document.getElementById("drop");
-const status = document.getElementById("status");
+const said = document.getElementById("status");
 const results = document.getElementById("results");
 let token = sessionStorage.getItem("token") || "";
 
@@ -14,19 +14,46 @@ function make(tag, className, text) {
   return element;
 }
 
-async function post(path, files) {
+// What the server says of one file. Throws an Error with a sentence when it says nothing of it.
+async function post(path, file) {
   const form = new FormData();
-  for (const file of files) form.append("file", file, file.name || "pasted");
+  form.append("file", file, file.name || "pasted picture");
   const headers = token ? { Authorization: `Bearer ${token}` } : {};
-  const response = await fetch(path, { method: "POST", body: form, headers });
+  let response;
+  try {
+    response = await fetch(path, { method: "POST", body: form, headers });
+  } catch {
+    throw new Error("The server cannot be reached.");
+  }
   if (response.status === 401) {
     token = prompt("This server wants a token:") || "";
     sessionStorage.setItem("token", token);
-    if (token) return post(path, files);
+    if (token) return post(path, file);
   }
-  const answer = await response.json();
-  if (!answer.results && answer.p_fake === undefined) throw new Error(answer.error || `answer ${response.status}`);
-  return answer;
+  const answer = await response.json().catch(() => ({}));
+  if (answer.results) return answer.results[0];
+  if (answer.evidence) return answer;
+  throw new Error(answer.error || `The server failed to answer (${response.status}).`);
+}
+
+function preview(file) {
+  const figure = make("figure");
+  const picture = make(file.type.startsWith("video/") ? "video" : "img");
+  const url = URL.createObjectURL(file);
+  if (picture.tagName === "VIDEO") {
+    picture.controls = picture.muted = true;
+    picture.setAttribute("aria-label", file.name || "video");
+  } else {
+    picture.alt = "";
+    picture.addEventListener("load", () => URL.revokeObjectURL(url));
+  }
+  picture.addEventListener("error", () => {
+    URL.revokeObjectURL(url);
+    picture.replaceWith(make("div", "no-preview small", "This browser cannot show it."));
+  });
+  picture.src = url;
+  figure.append(picture);
+  return figure;
 }
 
 function paint(figure, evidence) {
@@ -42,58 +69,68 @@ function paint(figure, evidence) {
   }));
   canvas.setAttribute("role", "img");
   canvas.setAttribute("aria-label", "Orange parts speak for fake, blue ones for real");
-  figure.querySelector("canvas")?.remove();
+  figure.querySelector(".no-preview")?.replaceChildren();
   figure.append(canvas);
 }
 
-function show(file, verdict) {
-  const item = make("li");
-  const figure = make("figure");
-  const text = make("div");
-  text.append(make("div", "name", file.name || "pasted picture"));
+function whereButton(file, figure) {
+  const button = make("button", "", "Where?");
+  button.type = "button";
+  button.addEventListener("click", async () => {
+    button.disabled = true;
+    button.textContent = "Looking …";
+    let words;
+    try {
+      paint(figure, (await post("/v1/explain", file)).evidence);
+      words = "Orange parts speak for fake, blue ones for real.";
+    } catch (error) {
+      words = error.message;
+    }
+    button.replaceWith(make("div", "small", words));
+    said.textContent = words;
+  });
+  return button;
+}
+
+// Fills the item of a file; returns what it says in a few words.
+function show(item, file, verdict) {
+  const [figure, text] = item.children;
   if (verdict.error) {
+    figure.replaceChildren(make("div", "no-preview small", "No verdict"));
     text.append(make("div", "error", verdict.error));
   } else {
-    const picture = make("img");
-    picture.alt = "";
-    picture.src = URL.createObjectURL(file);
-    figure.append(picture);
     text.append(make("div", `verdict ${verdict.label}`, verdict.label + (verdict.is_unsure ? " (unsure)" : "")));
-    const meter = make("meter");
+    const meter = make("meter", verdict.label);
     meter.min = 0; meter.max = 1; meter.value = verdict.p_fake;
     meter.setAttribute("aria-label", "P(fake)");
-    text.append(meter, make("div", "", `P(fake) = ${verdict.p_fake.toFixed(4)}, called fake from ${verdict.threshold} on`));
-    const button = make("button", "", "Where?");
-    button.type = "button";
-    button.addEventListener("click", async () => {
-      button.disabled = true;
-      button.textContent = "Looking …";
-      try {
-        paint(figure, (await post("/v1/explain", [file])).evidence);
-        button.textContent = "Orange: fake, blue: real";
-      } catch (error) {
-        button.textContent = error.message;
-      }
-    });
-    text.append(button);
+    const mean = verdict.frames ? `, the mean of ${verdict.frames} frames` : "";
+    text.append(meter, make("div", "", `P(fake) = ${verdict.p_fake.toFixed(4)}${mean}`));
+    text.append(make("div", "small", `Called fake from ${verdict.threshold} on.`));
   }
-  text.append(make("div", "version", `${verdict.model} version ${verdict.version}`));
-  item.append(figure, text);
-  results.prepend(item);
+  if (verdict.model) text.append(make("div", "small", `${verdict.model} version ${verdict.version}`));
+  if (verdict.frames === null && !verdict.error) text.append(whereButton(file, figure));
+  item.removeAttribute("aria-busy");
+  return verdict.error ? "no verdict" : verdict.label;
 }
 
 async function ask(files) {
-  files = [...files];
-  if (!files.length) return;
-  status.textContent = `Asking about ${files.length} picture${files.length > 1 ? "s" : ""} …`;
-  try {
-    const answer = await post("/v1/predict", files);
-    answer.results.forEach((verdict, index) => show(files[index], verdict));
-    const said = answer.results.map((verdict) => verdict.error ? "unreadable" : verdict.label);
-    status.textContent = `Done: ${said.join(", ")}.`;
-  } catch (error) {
-    status.textContent = error.message;
+  const rows = [...files].map((file) => {
+    const item = make("li");
+    const name = file.name || "pasted picture";
+    const text = make("div");
+    text.append(make("div", "name", name));
+    item.append(preview(file), text);
+    item.setAttribute("aria-busy", "true");
+    return { file, name, item };
+  });
+  results.prepend(...rows.map((row) => row.item));
+  const verdicts = [];
+  for (const { file, name, item } of rows) {
+    said.textContent = `Asking about ${name} (${verdicts.length + 1} of ${rows.length}) …`;
+    const verdict = await post("/v1/predict", file).catch((error) => ({ error: error.message }));
+    verdicts.push(`${name}: ${show(item, file, verdict)}`);
   }
+  if (rows.length) said.textContent = `${verdicts.join(", ")}.`;
 }
 
 input.addEventListener("change", () => { ask(input.files); input.value = ""; });
@@ -108,7 +145,8 @@ drop.addEventListener("drop", (event) => {
 });
 document.addEventListener("paste", (event) => ask(event.clipboardData.files));
 
+const model = document.getElementById("model");
 fetch("/readyz").then((response) => response.json()).then((loaded) => {
-  document.getElementById("model").textContent = loaded.version === undefined
+  model.textContent = loaded.version === undefined
     ? "No model is ready yet." : `${loaded.model} version ${loaded.version} answers.`;
-}).catch(() => { document.getElementById("model").textContent = "The server does not answer."; });
+}).catch(() => { model.textContent = "The server does not answer."; });
