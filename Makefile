@@ -44,7 +44,8 @@ demo: $(STAMP)  ## photographs -> shards -> training -> MLflow -> a verdict; end
 test: $(STAMP)  ## the tests (at most 15 minutes on 2 cores, no network)
 	@$(RUN) -m pytest
 
-test-long: $(STAMP)  ## the slow tests: faults, scale, jobs on a cluster
+test-long: $(STAMP)  ## the slow tests: faults, scale, jobs on a cluster, the page in a browser
+	@.ci/debian-packages
 	@$(RUN) -m pytest -m long
 
 lint: $(STAMP)  ## ruff and mypy
