@@ -13,7 +13,7 @@ import pytest
 from tests import tiny_family
 from tests.mlflow_server import MlflowServer, Postgres
 from tests.small_dataset import write_dataset
-from trainers import export, job, lineage, predict, promote, registry, tracking
+from trainers import job, lineage, predict, promote, registry, tracking
 from trainers.config import ClusterConfig, Config, DataConfig, JobConfig, ModelConfig, OptimiserConfig
 from trainers.dataset import load
 from trainers.decision import Decision
@@ -129,15 +129,6 @@ def test_the_machine_was_watched(finished):
     samples = tracking.client_of().get_metric_history(finished.run_id, "system/cpu_utilization_percentage")
     assert [sample.step for sample in samples] == list(range(len(samples)))
     assert len(samples) >= 8  # also of the outages
-
-
-@pytest.mark.parametrize("name", export.FORMATS)
-def test_exports_are_checked_and_kept_in_the_run(finished, name):
-    (made,) = export.export(f"models:/{NAME}@champion", [name])
-    assert made.max_difference <= 1e-5
-    assert min(made.bytes, made.images_per_second) > 0
-    client = tracking.client_of()
-    assert made.path in {file.path for file in client.list_artifacts(finished.run_id, f"exports/{NAME}-v1")}
 
 
 def test_artifacts_come_from_the_server(finished):
