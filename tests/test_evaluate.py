@@ -32,7 +32,7 @@ def built(tmp_path_factory):
         write_dataset(root / "data", {"train": 8, "test": 10}, name="other", seed=5)
         keras_file = small_model.save_model(root / "model.keras")
         run_id = small_model.new_run("job-evaluated")
-        source = {"source": str(directory), "profile": {"records": 40}}
+        source = {"sources": [str(directory)], "profile": {"records": 40}}
         tracking.log_dataset(run_id, "toy:1.0.0/train", load(directory).fingerprint, "train", **source)
         tags = {"fingerprint": load(directory).fingerprint, "dataset": "toy:1.0.0"}
         small_model.register(run_id, keras_file, tags=tags, decision=Decision(0.4, unsure=(0.3, 0.6), base_rate=0.5))

@@ -30,7 +30,7 @@ def run_id(tmp_path, monkeypatch):
             f"toy:1.0.0/{split}",
             BUILD["fingerprint"],
             split,
-            source="/x",
+            sources=["/x"],
             profile={"records": records, "fake": 2},
         )
     client = tracking.client_of()
@@ -53,7 +53,21 @@ def test_the_chain_goes_from_the_version_to_the_archive(run_id, tmp_path, capsys
         assert part in text
     assert text.index("train: 7") < text.index("test: 3")
     lineage.main([f"models:/{NAME}/1", "--json"])
-    assert json.loads(capsys.readouterr().out)["builds"] == {"toy": BUILD}
+    chain = json.loads(capsys.readouterr().out)
+    assert (chain["builds"], chain["audits"]) == ({"toy": BUILD}, {"toy": None})
+    assert "it was not audited" in text
+
+
+def test_what_the_audit_found_is_part_of_the_chain(run_id, tmp_path):
+    found = {"severity": "high", "code": "group_leak", "sentence": "3 groups leak.", "action": "", "numbers": {}}
+    client = tracking.client_of()
+    for name, content in (("builds.json", {"toy": BUILD}), ("toy.audit.json", {"findings": [found]})):
+        (tmp_path / name).write_text(json.dumps(content))
+        client.log_artifact(run_id, str(tmp_path / name), "dataset")
+    assert "audit     high: group_leak. 3 groups leak." in lineage.describe(lineage.lineage_of(f"models:/{NAME}/1"))
+    (tmp_path / "toy.audit.json").write_text(json.dumps({"findings": []}))
+    client.log_artifact(run_id, str(tmp_path / "toy.audit.json"), "dataset")
+    assert "audit     nothing was found" in lineage.describe(lineage.lineage_of(f"models:/{NAME}/1"))
 
 
 def test_what_was_not_recorded_is_said_to_be_missing(run_id):

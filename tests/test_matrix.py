@@ -19,6 +19,7 @@ from trainers.data_config import DataConfig
 from trainers.dataset import load
 from trainers.mixture import load_all
 from trainers.origin import identities, origin_of, overlap
+from trainers.run_logger import RunLogger
 
 NAMES = ("realshard-one", "realshard-two")
 MODELS = [f"models:/{name}@champion" for name in NAMES]
@@ -35,7 +36,7 @@ def regroup(directory, suffix: str) -> None:
 def built(tmp_path_factory):
     """Two models, made from the datasets `first` and `second`, which share nothing."""
     root = tmp_path_factory.mktemp("matrix")
-    data = root / "data"
+    data = root / "built data"  # a blank in a path is nothing special
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("REALSHARD_HOME", str(root / "home"))
         for number, dataset in enumerate(("first", "second")):
@@ -43,7 +44,7 @@ def built(tmp_path_factory):
             regroup(directory, f"-{dataset}")
             run_id = small_model.new_run(f"job-{dataset}")
             fingerprint = load(directory).fingerprint
-            source = {"source": str(directory), "profile": {"records": 12}}
+            source = {"sources": [str(directory)], "profile": {"records": 12}}
             tracking.log_dataset(run_id, f"{dataset}:1.0.0/train", fingerprint, "train", **source)
             keras_file = small_model.save_model(root / f"{dataset}.keras", seed=number)
             tags = {"fingerprint": fingerprint, "dataset": f"{dataset}:1.0.0"}
@@ -81,7 +82,7 @@ def test_records_that_made_a_model_are_refused(built, split):
 
 
 def test_a_group_of_the_training_part_is_refused_unless_its_name_is_an_accident(built):
-    directory = write_dataset(built.root / "data", {"test": 9}, name="third", seed=9)
+    directory = write_dataset(built.root / "built data", {"test": 9}, name="third", seed=9)
     table = pq.read_table(directory / MANIFEST)
     groups = ["train-0-first", *table["group"].to_pylist()[1:]]
     table = table.set_column(table.column_names.index("group"), "group", pa.array(groups, pa.string()))
@@ -103,14 +104,14 @@ def test_a_model_of_unknown_origin_is_refused(built, tmp_path):
 
 
 def test_the_origin_is_the_part_of_each_dataset_that_took_part(built, tmp_path):
-    directories = [built.root / "data" / name / "1.0.0" for name in ("first", "second")]
+    directories = [built.root / "built data" / name / "1.0.0" for name in ("first", "second")]
     dataset = load_all(directories)
     run_id = small_model.new_run("job-mixed")
-    source = " ".join(str(directory) for directory in directories)
-    tracking.log_dataset(run_id, f"{dataset.title}/train", dataset.fingerprint, "train", source=source, profile={})
+    sources = [str(directory) for directory in directories]
+    tracking.log_dataset(run_id, f"{dataset.title}/train", dataset.fingerprint, "train", sources=sources, profile={})
     config = Config(data=DataConfig(dataset="first,second", train_split="train[:4]+train[10:]"))
     (tmp_path / "config.json").write_text(json.dumps({"config": to_dict(config)}))
-    tracking.RunLogger(run_id).artifact(tmp_path / "config.json")
+    RunLogger(run_id).artifact(tmp_path / "config.json")
     origin = origin_of(run_id)
     assert sorted(origin.train["id"].to_pylist()) == sorted(origin.records["train"].ids())
     for directory in directories:
@@ -125,7 +126,7 @@ def test_data_that_are_gone_or_others_are_no_origin(built, tmp_path):
     directory = write_dataset(tmp_path, {"train": 4, "validation": 2, "test": 2})
     for number, fingerprint in enumerate((load(directory).fingerprint, "0" * 64)):
         run_id = small_model.new_run(f"job-gone-{number}")
-        tracking.log_dataset(run_id, "toy/train", fingerprint, "train", source=str(directory), profile={})
+        tracking.log_dataset(run_id, "toy/train", fingerprint, "train", sources=[str(directory)], profile={})
         assert (origin_of(run_id) is None) == (number == 1)
     directory.rename(tmp_path / "elsewhere")
     assert origin_of(run_id) is None

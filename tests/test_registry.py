@@ -3,9 +3,6 @@
 import base64
 import importlib.metadata
 import json
-import os
-import signal
-import socket
 import subprocess
 import sys
 import types
@@ -21,6 +18,8 @@ from tfds_builders.records.pixels import decode_uint8, load_pixels, resize_uint8
 from trainers import registry, tracking
 from trainers.calibration import apply_temperature
 from trainers.decision import Decision
+from trainers.logged_models import link_metrics
+from trainers.run_logger import RunLogger
 
 CHAMPION = f"models:/{NAME}@champion"
 
@@ -164,6 +163,35 @@ def test_a_model_that_does_not_agree_is_not_registered(registered, images, error
     assert [model.name for model in client.search_logged_models([experiment]) if model.name == name] == []
 
 
+def test_registering_and_loading_leave_nothing_in_the_working_directory(registered, images, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    small_model.register(registered.run_id, registered.keras_file, registered_name="realshard-elsewhere")
+    registry.load_detector("models:/realshard-elsewhere/1").predict(images)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_logged_model_has_the_metrics_of_its_epoch_and_the_data_they_were_measured_on(registered):
+    run_id = small_model.new_run("job-linked")
+    for split in ("train", "validation"):
+        tracking.log_dataset(run_id, f"toy/{split}", "ab" * 32, split, sources=["/x"], profile={})
+    logger = RunLogger(run_id)
+    for epoch, loss in enumerate((0.5, 0.4, 0.3)):
+        logger.epoch(epoch, {"train/loss": loss, "validation/loss": 2 * loss, "seconds": 7})
+    logger.flush()
+    small_model.register(run_id, registered.keras_file, registered_name="realshard-linked", epoch=1)
+    client = tracking.client_of()
+    for _ in range(2):  # the second time changes nothing
+        link_metrics(client, run_id)
+        (output,) = client.get_run(run_id).outputs.model_outputs
+        assert output.step == 1
+        measured = client.get_logged_model(output.model_id).metrics
+        assert sorted((m.key, m.value, m.step, m.dataset_name, m.dataset_digest) for m in measured) == [
+            ("train/loss", 0.4, 1, "toy/train", "ab" * 18),
+            ("validation/loss", 0.8, 1, "toy/validation", "ab" * 18),
+        ]
+        assert [metric.value for metric in client.get_metric_history(run_id, "train/loss")] == [0.5, 0.4, 0.3]
+
+
 def test_the_scores_of_training_may_be_the_reference(registered, images):
     expected = scores_of(registered.keras_file, images) + 5e-6
     name = "realshard-expected"
@@ -276,42 +304,3 @@ def test_a_model_whose_files_are_gone_is_refused(registered, tmp_path):
     (registered.home / "mlflow" / "models" / model_id).rename(tmp_path / "lost")
     with pytest.raises(Refused, match=f"models:/{name}@champion cannot be loaded"):
         registry.load_detector(f"models:/{name}@champion")
-
-
-@pytest.fixture
-def server_uri(tmp_path):
-    """An MLflow server of its own that keeps the artifacts itself; its address."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", f"sqlite:///{tmp_path}/server.db", "--artifacts-destination", f"{tmp_path}/kept"]
-    with subprocess.Popen(
-        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
-    ) as server:
-        try:
-            assert server.stdout is not None
-            assert any("Uvicorn running on" in line for line in server.stdout)
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            os.killpg(server.pid, signal.SIGTERM)
-            server.communicate(timeout=60)
-
-
-@pytest.mark.long
-def test_a_server_keeps_runs_and_models_as_the_embedded_database_does(
-    server_uri, registered, images, tmp_path, monkeypatch
-):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", server_uri)
-    run_id = small_model.new_run("job-served")
-    logger = tracking.RunLogger(run_id, server_uri)
-    logger.epoch(1, {"train/loss": 0.5})
-    (tmp_path / "note.txt").write_text("kept by the server")
-    logger.artifact(tmp_path / "note.txt")
-    assert small_model.register(run_id, registered.keras_file) == 1
-    logger.finish()
-    assert tracking.client_of(server_uri).get_run(run_id).data.metrics == {"train/loss": 0.5}
-    assert [path.read_text() for path in (tmp_path / "kept").rglob("note.txt")] == ["kept by the server"]
-    verdicts = registry.load_detector(CHAMPION).predict(images)
-    expected = scores_of(registered.keras_file, images)
-    np.testing.assert_allclose([verdict.p_fake for verdict in verdicts], expected, atol=1e-6)
-    assert os.environ["MLFLOW_TRACKING_URI"] == server_uri

@@ -5,13 +5,15 @@ import json
 import socket
 import subprocess
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from tfds_builders.records.errors import Refused
 from trainers import store, tracking
-from trainers.tracking import NoLogger, RunLogger
+from trainers.run_logger import NoLogger, RunLogger, ending_badly
+from trainers.system_metrics import system_metrics
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +164,7 @@ def test_a_deleted_experiment_is_refused(home):
 def test_a_run_holds_config_tags_and_inputs(experiment_id):
     config = {f"option_{number}": number for number in range(230)}  # more than MLflow takes in one call
     run_id = tracking.open_run(experiment_id, "job-full", config, {"realshard.fingerprint": "ab" * 32})
-    tracking.log_dataset(run_id, "toy:1.0.0", "ab" * 32, "test", source="/data/toy/1.0.0", profile={"images": 9})
+    tracking.log_dataset(run_id, "toy:1.0.0", "ab" * 32, "test", sources=["/data/toy/1.0.0"], profile={"images": 9})
     run = tracking.client_of().get_run(run_id)
     assert run.data.params == {key: str(value) for key, value in config.items()}
     assert run.data.tags["realshard.fingerprint"] == "ab" * 32
@@ -207,11 +209,70 @@ def test_a_metric_has_one_value_a_step_also_after_going_on(experiment_id):
     logger.epoch(1, {"train/loss": 0.5})
     logger.epoch(2, {"train/loss": 0.4, "validation/auc": None})
     logger.epoch(2, {"train/loss": 9.0})
+    logger.flush()
     resumed = RunLogger(run_id, store.tracking_uri())  # from the checkpoint after epoch 1
     resumed.epoch(2, {"train/loss": 0.4, "validation/auc": 0.9})
     resumed.epoch(3, {"train/loss": 0.3, "validation/auc": 0.8})
+    resumed.flush()
     assert history(run_id, "train/loss") == [(1, 0.5), (2, 0.4), (3, 0.3)]
     assert history(run_id, "validation/auc") == [(2, 0.9), (3, 0.8)]
+
+
+def test_what_did_not_arrive_is_logged_at_the_end_and_nothing_twice(experiment_id):
+    run_id = tracking.open_run(experiment_id, "job-incomplete", {}, {})
+    worker = RunLogger(run_id)  # it dies after the first epoch
+    worker.epoch(0, {"train/loss": 0.5, "validation/auc": 0.7})
+    worker.flush()
+    epochs = {
+        0: {"train/loss": 0.5, "validation/auc": 0.7},
+        1: {"train/loss": 0.4, "validation/auc": None},
+        2: {"train/loss": 0.3, "validation/auc": 0.8},
+    }
+    driver = RunLogger(run_id)
+    assert driver.ensure_complete(epochs) == 3
+    assert driver.ensure_complete(epochs) == 0
+    assert history(run_id, "train/loss") == [(0, 0.5), (1, 0.4), (2, 0.3)]
+    assert history(run_id, "validation/auc") == [(0, 0.7), (2, 0.8)]
+
+
+def test_a_run_that_takes_no_metrics_is_not_called_complete(experiment_id):
+    run_id = tracking.open_run(experiment_id, "job-full-disk", {}, {})
+    tracking.client_of().delete_run(run_id)
+    logger = RunLogger(run_id)
+    logger.epoch(0, {"train/loss": 0.5})  # goes on without it
+    with pytest.raises(Refused, match=r"Missing: 2 of 2 values, such as train/loss of step 0 \(.*active"):
+        logger.ensure_complete({0: {"train/loss": 0.5}, 1: {"train/loss": 0.4}})
+
+
+@pytest.mark.parametrize(("error", "status"), [(ValueError, "FAILED"), (KeyboardInterrupt, "KILLED")])
+def test_a_job_that_ends_badly_says_so_in_its_run(experiment_id, error, status):
+    run_id = tracking.open_run(experiment_id, f"job-{error.__name__}", {}, {})
+    with pytest.raises(error), ending_badly(RunLogger(run_id), "job"):
+        raise error
+    assert tracking.client_of().get_run(run_id).info.status == status
+
+
+def test_a_server_that_stops_answering_is_one_sentence(monkeypatch, closed_port):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{closed_port}")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    logger = RunLogger("0" * 32)
+    with pytest.raises(Refused, match="with --name job-7 goes on"), ending_badly(logger, "job-7"):
+        logger.ensure_complete({0: {"train/loss": 0.5}})
+
+
+def test_the_machine_is_watched_and_a_resumed_job_goes_on_counting(experiment_id):
+    run_id = tracking.open_run(experiment_id, "job-watched", {}, {})
+    key = "system/machine1/cpu_utilization_percentage"
+    for attempt in (1, 2):
+        seen = len(history(run_id, key))
+        with system_metrics(run_id, store.tracking_uri(), every_secs=0.05, machine="machine1"):
+            deadline = time.monotonic() + 60
+            while len(history(run_id, key)) < seen + 2:
+                assert time.monotonic() < deadline, f"no samples in attempt {attempt}"
+    steps = [step for step, _ in history(run_id, key)]
+    assert steps == list(range(len(steps)))
+    assert all(0 <= value <= 100 for _, value in history(run_id, key))
+    RunLogger(run_id).ensure_complete({})  # samples are no part of the account
 
 
 def test_figures_params_and_tags_reach_the_run(experiment_id, tmp_path):

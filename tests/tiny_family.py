@@ -51,10 +51,11 @@ FAMILY = Family("tiny", {"tiny": Config()}, lambda config: None, build, phases)
 
 
 def train(settings: dict[str, Any]) -> None:
-    """trainers.worker.train of this family, in a worker that may die.
+    """trainers.worker.train of this family, in a worker that may die or be held.
 
     The file `deaths` beside the dataset, if there is one, has a line "RANK CALLS" for each attempt: the worker of that
-    rank kills itself by SIGKILL after so many calls of steps.
+    rank kills itself by SIGKILL after so many calls of steps. A FIFO `hold-EPOCH` there holds the training after that
+    epoch (counted from 0) until somebody who opened it for writing closes it.
     """
     from trainers import reports, worker
     from trainers.models.families import FAMILIES
@@ -64,7 +65,8 @@ def train(settings: dict[str, Any]) -> None:
 
         def __init__(self):
             super().__init__()
-            deaths = Path(settings["task"].dataset_directories[0]).parent / "deaths"
+            self.folder = Path(settings["task"].dataset_directories[0]).parent
+            deaths = self.folder / "deaths"
             first, *others = deaths.read_text().splitlines() if deaths.exists() else [""]
             if first and int(first.split()[0]) == self.rank:
                 deaths.write_text("".join(f"{line}\n" for line in others) or "\n")
@@ -75,6 +77,12 @@ def train(settings: dict[str, Any]) -> None:
             if self.calls_left == 0:
                 os.kill(os.getpid(), signal.SIGKILL)
             return super().is_machine_leaving()
+
+        def report(self, metrics, *arguments, **options):
+            super().report(metrics, *arguments, **options)
+            hold = self.folder / f"hold-{metrics.get('epoch')}"
+            if hold.exists():
+                hold.read_bytes()
 
     FAMILIES["tiny"] = FAMILY
     reports.RayReports = DyingReports  # type: ignore[misc]

@@ -25,9 +25,7 @@ OPTIMISERS = ("adam", "adamw", "rmsprop", "sgd")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")  # also a directory name and an MLflow run name
 ASPECTS = ("resize", "centre_crop", "random_crop")
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
-CLASS_WEIGHTS = ("none", "balanced")
 RATE_SCALES = ("none", "linear", "sqrt")
-SCHEDULES = ("constant", "cosine")
 THRESHOLD_RULES = ("fixed", "balanced", "fpr")  # see trainers/decision.py
 
 
@@ -126,8 +124,8 @@ class OptimiserConfig:
         )
         check(0 < self.plateau_factor < 1, "--plateau-factor must lie between 0 and 1", self.plateau_factor, "0.1")
         one_of("scale_rate", self.scale_rate, RATE_SCALES)
-        one_of("schedule", self.schedule, SCHEDULES)
-        one_of("class_weights", self.class_weights, CLASS_WEIGHTS)
+        one_of("schedule", self.schedule, ("constant", "cosine"))
+        one_of("class_weights", self.class_weights, ("none", "balanced"))
         one_of("precision", self.precision, PRECISIONS)
         check(
             self.schedule == "constant" or not self.reduce_lr_on_plateau,
@@ -201,6 +199,8 @@ class JobConfig:
     seed: int = 0  # Of the weights, the order, the augmentation and the dropout.
     experiment: str = "realshard"  # MLflow experiment.
     register: bool = flag(True)  # Register the trained model.
+    log_checkpoints: bool = flag(False)  # Keep in MLflow the model of every epoch that was the best so far.
+    system_metrics_secs: int = 10  # Seconds between two samples of how busy the training machines are; 0: none.
     registered_name: str = ""  # Name of the registered model. Default: realshard-FAMILY.
 
     def __post_init__(self):
@@ -210,6 +210,8 @@ class JobConfig:
             self.name,
             "leave it out for a new name",
         )
+        secs = self.system_metrics_secs
+        check(secs >= 0, "--system-metrics-secs must not be negative", secs, "take 10, or 0 for none")
         check(0 <= self.seed < 2**31, "--seed must be a number from 0 to 2147483647", self.seed, "take 0")
 
 

@@ -27,6 +27,7 @@ from trainers.origin import Origin, identities, origin_of, overlap
 from trainers.predict import DEFAULT_MODEL, silent_stderr
 from trainers.registry import Detector, load_detector
 from trainers.robustness import robustness, sample
+from trainers.run_logger import RunLogger
 from trainers.storage import default_data_dir
 from trainers.worker import HISTORY, PREDICTIONS
 
@@ -171,7 +172,7 @@ def evaluate(
     if is_logged:
         folder = f"cards/{'+'.join(names)}-{split}".translate(str.maketrans("[:]%", "____"))
         for file in (PREDICTIONS, CARD, PAGE):
-            tracking.RunLogger(version.run_id).artifact(directory / file, folder)
+            RunLogger(version.run_id).artifact(directory / file, folder)
     return card
 
 

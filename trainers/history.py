@@ -4,7 +4,7 @@ A history is a list with one dict an epoch, {"epoch": 0, "phase": 0, "train/loss
 The monitored value is to fall; equal is no improvement, as with min_delta = 0.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,11 @@ MONITOR = "validation/loss"
 def losses(history: History) -> list[float]:
     """The monitored values, epoch by epoch."""
     return [entry[MONITOR] for entry in history]
+
+
+def metrics_of(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """What is measured of an epoch: the entry without its place in the training."""
+    return {key: value for key, value in entry.items() if key not in ("epoch", "phase")}
 
 
 def best_epoch(values: Iterable[float]) -> int:

@@ -31,12 +31,14 @@ from trainers.decision import Decision, decide_for
 from trainers.dossier import write_dossier
 from trainers.home import pixels_dir, ray_dir
 from trainers.jobs import JobFolder
+from trainers.logged_models import link_metrics
 from trainers.mixture import find_all, load_all, resolve
 from trainers.models.families import FAMILIES
 from trainers.models.family import Family
 from trainers.policies import make_order
 from trainers.provenance import environment_tags
 from trainers.recovery import train_in_workers
+from trainers.run_logger import RunLogger, ending_badly
 from trainers.storage import default_data_dir
 from trainers.strategy import Resources, describe, plan_resources
 from trainers.worker import HISTORY, MODEL, PREDICTIONS, Task, selected, shared_groups
@@ -112,25 +114,19 @@ def _run(
             **environment_tags(resources, _ray_job_id()),
         }
         run_id = tracking.open_run(tracking.experiment(config.job.experiment), folder.name, flatten(config), tags)
-        logger = tracking.RunLogger(run_id, uri)
-        try:
+        logger = RunLogger(run_id, uri)
+        with ending_badly(logger, folder.name):
             sources = tuple(str(source) for source in dataset.sources)
             for split, part in records.items():
                 profile = {"records": len(part), "fake": int(part.labels.sum())}
                 tracking.log_dataset(
-                    run_id, f"{title}/{split}", dataset.fingerprint, split, source=" ".join(sources), profile=profile
+                    run_id, f"{title}/{split}", dataset.fingerprint, split, sources=sources, profile=profile
                 )
             task = Task(to_dict(config), sources, dataset.fingerprint, resources, run_id, uri, str(pixels_dir()))
             ensemble.train(task, folder, functools.partial(_train, is_local=address == "local"))
             seconds["train"] = time.monotonic() - started
-        except BaseException as error:
-            logger.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
-            raise
-    try:
+    with ending_badly(logger, folder.name):
         result = _close(config, family, dataset, records, folder, run_id, logger, seconds)
-    except BaseException:
-        logger.finish("FAILED")
-        raise
     folder.finish(dataclasses.asdict(result))
     shutil.rmtree(ray_dir() / folder.name, ignore_errors=True)  # checkpoints of a finished job
     return JobResult(**folder.result())  # as a later call will read it
@@ -149,7 +145,7 @@ def _close(
     records: dict[str, Records],
     folder: JobFolder,
     run_id: str,
-    logger: Any,
+    logger: RunLogger,
     seconds: dict[str, float],
 ) -> JobResult:
     """Metrics, figures, artifacts, the registered model; ends the MLflow run."""
@@ -158,7 +154,7 @@ def _close(
     import pyarrow.parquet as pq
 
     from trainers import metrics, report
-    from trainers.history import best_epoch, losses
+    from trainers.history import best_epoch, losses, metrics_of
 
     started = time.monotonic()
     history = json.loads((folder.path / HISTORY).read_text())
@@ -168,7 +164,10 @@ def _close(
     pq.write_table(predictions, folder.path / PREDICTIONS)
     summary = metrics.summarise(metrics.of_split(predictions, "test"), decision.threshold)
     best = best_epoch(losses(history)) if history else 0
-    logger.epoch(best, metrics.flatten(summary, "test/"))
+    lacked = logger.ensure_complete({entry["epoch"]: metrics_of(entry) for entry in history})
+    if lacked:
+        print(f"{lacked} values of metrics that MLflow lacked were logged at the end", flush=True)
+    logger.ensure_complete({best: metrics.flatten(summary, "test/")})
     figures = folder.path / FIGURES
     figures.mkdir(exist_ok=True)
     report.write_figures(predictions, history, figures, threshold=decision.threshold, summary=summary)
@@ -198,6 +197,7 @@ def _close(
         test = metrics.of_split(scored, "test")
         result = _register(config, family, dataset, records["test"], test, decision, folder, result)
         seconds["register"] = time.monotonic() - started
+    link_metrics(tracking.client_of(), run_id)
     logger.finish("FINISHED")
     return result
 
@@ -234,6 +234,7 @@ def _register(
         },
         expected=test["p_fake"].to_numpy()[rows],
         aspect=config.model.aspect,
+        epoch=result.best_epoch,
     )
     aliases = tracking.client_of().get_model_version(name, str(version)).aliases
     return dataclasses.replace(result, model_name=name, model_version=version, alias=aliases[0] if aliases else None)

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from trainers.dossier import BUILDS
+from trainers.dossier import AUDIT, BUILDS
 from trainers.registry import resolve
 from trainers.store import ensure_reachable, tracking_uri
 from trainers.tracking import client_of, read_artifact
@@ -24,7 +24,8 @@ def lineage_of(model_uri: str) -> dict[str, Any]:
 
     Returns:
       model, run, code, training, datasets (a list: name, fingerprint, split, records, fake), builds (what the
-      datasets' build.json say, by name; empty for a run that stored none). What a run did not record is "unknown".
+      datasets' build.json say, by name; empty for a run that stored none), audits (what was found in them, by name: a
+      list of severity, code, sentence; None for one that was not audited). What a run did not record is "unknown".
 
     Raises:
       Refused: no such model, or a store that does not answer.
@@ -46,6 +47,7 @@ def lineage_of(model_uri: str) -> dict[str, Any]:
         context = next((t.value for t in entry.tags if t.key == "mlflow.data.context"), UNKNOWN)
         facts = {key: profile.get(key, UNKNOWN) for key in ("fingerprint", "records", "fake")}
         datasets.append({"name": entry.dataset.name, "split": context, **facts})
+    builds = json.loads(read_artifact(run.info.run_id, BUILDS) or "{}")
     return {
         "model": {"name": name, "version": number, "aliases": sorted(version.aliases), "tags": dict(version.tags)},
         "run": {"id": run.info.run_id, "job": tag("job"), "status": run.info.status, "ray_job": tag("ray_job_id")},
@@ -62,8 +64,16 @@ def lineage_of(model_uri: str) -> dict[str, Any]:
             "params": dict(params),
         },
         "datasets": sorted(datasets, key=lambda row: ("train", "validation", "test", row["split"]).index(row["split"])),
-        "builds": json.loads(read_artifact(run.info.run_id, BUILDS) or "{}"),
+        "builds": builds,
+        "audits": {name: _audit(run.info.run_id, name) for name in builds},
     }
+
+
+def _audit(run_id: str, dataset: str) -> list[dict[str, str]] | None:
+    told = read_artifact(run_id, f"dataset/{dataset}.{AUDIT}")
+    if told is None:
+        return None
+    return [{key: found[key] for key in ("severity", "code", "sentence")} for found in json.loads(told)["findings"]]
 
 
 def describe(chain: dict[str, Any]) -> str:
@@ -83,7 +93,7 @@ def describe(chain: dict[str, Any]) -> str:
         for row in chain["datasets"]
     ]
     for name, build in chain["builds"].items():
-        lines += _describe_build(name, build)
+        lines += _describe_build(name, build) + _describe_audit(chain["audits"][name])
     if not chain["builds"]:
         lines.append("dataset   its build.json was not stored with the run")
     return "\n".join(lines)
@@ -105,6 +115,12 @@ def _describe_build(name: str, build: dict[str, Any]) -> list[str]:
     if not archives:
         lines.append("source    a folder of plain files; the fingerprint is over the sha256 of each")
     return lines
+
+
+def _describe_audit(findings: list[dict[str, str]] | None) -> list[str]:
+    if not findings:
+        return [f"audit     {'it was not audited' if findings is None else 'nothing was found'}"]
+    return [f"audit     {found['severity']}: {found['code']}. {found['sentence']}" for found in findings]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

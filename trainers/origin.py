@@ -50,7 +50,7 @@ def origin_of(run_id: str) -> Origin | None:
         return None
     entry = inputs[0].dataset  # each names the whole dataset, for another split
     try:
-        dataset = load_all(json.loads(entry.source)["uri"].split())
+        dataset = load_all(tracking.dataset_sources(entry))
     except Refused:
         return None
     if json.loads(entry.profile or "{}").get("fingerprint") != dataset.fingerprint:

@@ -1,12 +1,14 @@
 """What goes into a registered model besides the .keras file, and what it must agree with. Knows nothing of MLflow."""
 
 import ast
+import contextlib
 import dataclasses
 import hashlib
 import importlib.metadata
 import json
+import sys
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,14 +23,20 @@ _PACKAGES = ("mlflow", "tensorflow", "keras", "numpy", "pandas", "pillow")
 _BATCH_IMAGES = 32
 
 
-def write_settings(
-    path: Path, *, label_names: Sequence[str], image_size: int, decision: Decision, aspect: str = RESIZE
-) -> Path:
-    """Writes what a verdict needs besides the weights: names of label 0 and 1, input size, how an image becomes a
-    square, how P(fake) is judged."""
-    settings = {"labels": list(label_names), "image_size": int(image_size), "aspect": aspect}
-    path.write_text(json.dumps(settings | dataclasses.asdict(decision), indent=2))
-    return path
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What a verdict needs besides the weights."""
+
+    labels: tuple[str, str]  # names of label 0 and 1
+    image_size: int  # pixels
+    decision: Decision  # how P(fake) is judged
+    aspect: str = RESIZE  # how an image becomes a square, as records.pixels.load_pixels takes it
+
+    def write(self, path: Path) -> Path:
+        """Writes them as verdict.py reads them."""
+        values = {"labels": list(self.labels), "image_size": int(self.image_size), "aspect": self.aspect}
+        path.write_text(json.dumps(values | dataclasses.asdict(self.decision), indent=2))
+        return path
 
 
 def copy_code(directory: Path) -> tuple[Path, Path]:
@@ -53,6 +61,18 @@ def copy_code(directory: Path) -> tuple[Path, Path]:
         Path(__file__).with_name("verdict.py").read_text("utf-8").replace(_RECORDS, package.name), "utf-8"
     )
     return verdict, package
+
+
+@contextlib.contextmanager
+def importable(package: Path) -> Iterator[None]:
+    """Inside, `package` can be imported. Forgotten afterwards, so that loading the model imports what was stored."""
+    sys.path.insert(0, str(package.parent))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(package.parent))
+        for module in [name for name in sys.modules if name.split(".")[0] == package.name]:
+            del sys.modules[module]
 
 
 def _with_imports(module: str, directory: Path) -> set[str]:

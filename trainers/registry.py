@@ -10,9 +10,6 @@ import contextlib
 import dataclasses
 import os
 import re
-import sys
-import tempfile
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +20,7 @@ from tfds_builders.records.errors import Refused
 from tfds_builders.records.pixels import RESIZE
 from trainers import packing
 from trainers.decision import Decision
+from trainers.logged_models import log_model
 from trainers.store import database_file, ensure_reachable, tracking_uri
 from trainers.tracking import client_of, mlflow_module, source_tags
 
@@ -71,7 +69,8 @@ def _verdict(row: Any) -> Verdict:
 
 @contextlib.contextmanager
 def _store_for_all(uri: str) -> Iterator[Any]:
-    # Saving and loading models know only MLflow's process-wide URI, which it exports to the environment as well.
+    # Loading models and making versions of them know only MLflow's process-wide URI, which it exports to the
+    # environment as well.
     mlflow = mlflow_module()
     before = os.environ.get("MLFLOW_TRACKING_URI")
     mlflow.set_tracking_uri(uri)
@@ -81,18 +80,6 @@ def _store_for_all(uri: str) -> Iterator[Any]:
         mlflow.set_tracking_uri(before)
         if before is None:
             os.environ.pop("MLFLOW_TRACKING_URI", None)
-
-
-@contextlib.contextmanager
-def _importable(package: Path) -> Iterator[None]:
-    # Forgotten afterwards, so that loading the model imports what was stored.
-    sys.path.insert(0, str(package.parent))
-    try:
-        yield
-    finally:
-        sys.path.remove(str(package.parent))
-        for module in [name for name in sys.modules if name.split(".")[0] == package.name]:
-            del sys.modules[module]
 
 
 def register(
@@ -107,6 +94,7 @@ def register(
     tags: Mapping[str, Any],
     expected: Sequence[float] | None = None,
     aspect: str = RESIZE,
+    epoch: int = 0,
 ) -> int:
     """Packs a Keras model as a detector, loads it back, and registers it if it gives the same scores.
 
@@ -123,6 +111,7 @@ def register(
       expected: the network's P(fake) of `images`, before any temperature, as computed where the model was trained;
         None: computed from `keras_file`.
       aspect: how an image becomes a square, as `records.pixels.load_pixels` takes it.
+      epoch: after which the model was taken, counted from 0.
 
     Returns:
       The version.
@@ -130,58 +119,17 @@ def register(
     Raises:
       RuntimeError: the packed model's P(fake) differs by more than MAX_DIFFERENCE. Nothing is registered then.
     """
-    uri = tracking_uri()
-    client = client_of(uri)
-    reference = np.asarray(
-        packing.score_images(keras_file, images, image_size, aspect) if expected is None else expected
-    )
-    with _store_for_all(uri) as mlflow, tempfile.TemporaryDirectory() as temporary:
-        settings = packing.write_settings(
-            Path(temporary, "detector.json"),
-            label_names=label_names,
-            image_size=image_size,
-            decision=decision,
-            aspect=aspect,
-        )
-        verdict, decoder = packing.copy_code(Path(temporary))
-        run = client.get_run(run_id)
-        # Made here, since MLflow's fluent functions would put it into whatever experiment is active, not the run's.
-        model_id = client.create_logged_model(
-            run.info.experiment_id, registered_name, source_run_id=run_id, params=run.data.params
-        ).model_id
-        warnings.filterwarnings("ignore", message=".*input example was not provided")  # the signature is complete
-        with _importable(decoder):  # MLflow executes verdict.py before it has stored the decoder
-            model = mlflow.models.Model.log(
-                artifact_path=None,
-                flavor=mlflow.pyfunc,
-                run_id=run_id,
-                model_id=model_id,
-                python_model=str(verdict),
-                artifacts={"keras": str(keras_file), "detector": str(settings)},
-                code_paths=[str(decoder)],
-                signature=_signature(mlflow),
-                pip_requirements=packing.pip_requirements(keras_file),
-            )
-        try:
-            _ensure_agreement(
-                Detector(mlflow.pyfunc.load_model(model.model_uri)), images, decision.calibrated(reference)
-            )
-        except Exception:
-            client.delete_logged_model(model.model_id)
-            raise
-        return _create_version(client, model, registered_name, {"realshard.run_id": run_id, **source_tags(), **tags})
-
-
-def _signature(mlflow: Any) -> Any:
-    column, schema = mlflow.types.ColSpec, mlflow.types.Schema
-    outputs = [
-        column("string", "label", required=False),
-        column("double", "p_fake", required=False),
-        column("double", "threshold"),
-        column("boolean", "unsure", required=False),
-        column("string", "error", required=False),
-    ]
-    return mlflow.models.ModelSignature(inputs=schema([column("binary", "image")]), outputs=schema(outputs))
+    client = client_of()
+    reference = packing.score_images(keras_file, images, image_size, aspect) if expected is None else expected
+    settings = packing.Settings((label_names[0], label_names[1]), image_size, decision, aspect)
+    model_id = log_model(client, run_id, keras_file, name=registered_name, settings=settings, epoch=epoch)
+    try:
+        _ensure_agreement(load_logged(model_id), images, decision.calibrated(np.asarray(reference)))
+    except Exception:
+        client.delete_logged_model(model_id)
+        raise
+    with _store_for_all(tracking_uri()):
+        return _create_version(client, model_id, registered_name, {"realshard.run_id": run_id, **source_tags(), **tags})
 
 
 def _ensure_agreement(detector: Detector, images: Sequence[bytes], reference: np.ndarray) -> None:
@@ -197,15 +145,21 @@ def _ensure_agreement(detector: Detector, images: Sequence[bytes], reference: np
         )
 
 
-def _create_version(client: Any, model: Any, name: str, tags: Mapping[str, Any]) -> int:
+def _create_version(client: Any, model_id: str, name: str, tags: Mapping[str, Any]) -> int:
     with contextlib.suppress(mlflow_module().exceptions.MlflowException):
         client.create_registered_model(name)  # refuses if it exists
     version = client.create_model_version(
-        name, model.model_uri, tags["realshard.run_id"], {key: str(tags[key]) for key in tags}, model_id=model.model_id
+        name, f"models:/{model_id}", tags["realshard.run_id"], {key: str(tags[key]) for key in tags}, model_id=model_id
     )
     has_champion = CHAMPION in client.get_registered_model(name).aliases
     client.set_registered_model_alias(name, CHALLENGER if has_champion else CHAMPION, version.version)
     return int(version.version)
+
+
+def load_logged(model_id: str) -> Detector:
+    """Loads a logged model, such as a checkpoint, by MLflow's id."""
+    with _store_for_all(tracking_uri()) as mlflow:
+        return Detector(mlflow.pyfunc.load_model(f"models:/{model_id}"))
 
 
 def load_detector(model_uri: str) -> Detector:

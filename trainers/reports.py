@@ -18,7 +18,10 @@ class RayReports:
         import ray.train
 
         self._ray_train = ray.train
-        self.rank = ray.train.get_context().get_world_rank()
+        context = ray.train.get_context()
+        self.rank = context.get_world_rank()
+        # The number of this worker's machine, if it is the first of the workers there; of the others None.
+        self.machine: int | None = None if context.get_local_rank() else context.get_node_rank()
 
     @contextmanager
     def latest(self) -> Iterator[Path | None]:

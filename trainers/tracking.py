@@ -1,11 +1,9 @@
 """One run a job, in MLflow. The only module that imports it (verdict.py, which MLflow itself executes, excepted).
 
-    run_id = open_run(experiment("ai_vs_human"), "job-1", config, tags)  # driver
-    logger = RunLogger(run_id)                    # the worker of rank 0; the others: NoLogger()
-    logger.epoch(1, {"train/loss": 0.4})
-    logger.finish()
+    run_id = open_run(experiment("ai_vs_human"), "job-1", config, tags)
+    read_artifact(run_id, "history.json")
 
-Models are registry.py's, the store's address is store.py's.
+What is written while a job runs is run_logger.py's, models are registry.py's, the store's address is store.py's.
 """
 
 import json
@@ -13,8 +11,7 @@ import logging
 import os
 import subprocess
 import tempfile
-import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +28,7 @@ def mlflow_module() -> Any:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when mlflow is imported
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     import mlflow
+    import mlflow.system_metrics.system_metrics_monitor
 
     logging.getLogger("mlflow").setLevel(logging.ERROR)
     return mlflow
@@ -135,15 +133,17 @@ def open_run(experiment_id: str, job_name: str, config: Mapping[str, Any], tags:
     return run.info.run_id
 
 
-def log_dataset(run_id: str, name: str, fingerprint: str, context: str, *, source: str, profile: Mapping) -> None:
-    """Names a dataset as an input of the run.
+def log_dataset(
+    run_id: str, name: str, fingerprint: str, context: str, *, sources: Sequence[str], profile: Mapping
+) -> None:
+    """Names a dataset as an input of the run. `dataset_sources` gives the sources back.
 
     Args:
       run_id: of the run.
       name: of the dataset and version, such as "ai_vs_human:1.0.0".
       fingerprint: of the built dataset, 64 hex digits; its first 36 are MLflow's digest.
-      context: what it was used for: training, validation, test.
-      source: where it lies.
+      context: what it was used for: train, validation, test.
+      sources: where it lies; several directories are one mixture.
       profile: counts and the like, as JSON can hold them.
     """
     entities = mlflow_module().entities
@@ -151,12 +151,18 @@ def log_dataset(run_id: str, name: str, fingerprint: str, context: str, *, sourc
         name=name,
         digest=fingerprint[:_DIGEST_CHARACTERS],
         source_type="local",
-        source=json.dumps({"uri": str(source)}),
+        source=json.dumps({"uri": sources[0] if len(sources) == 1 else list(sources)}),
         profile=json.dumps({"fingerprint": fingerprint, **profile}),
     )
     client_of().log_inputs(
         run_id, [entities.DatasetInput(dataset, [entities.InputTag("mlflow.data.context", context)])]
     )
+
+
+def dataset_sources(dataset: Any) -> list[str]:
+    """Where a dataset that `log_dataset` named lies; `dataset` is MLflow's entity."""
+    uri = json.loads(dataset.source)["uri"]
+    return [uri] if isinstance(uri, str) else uri
 
 
 def read_artifact(run_id: str, name: str) -> bytes | None:
@@ -166,75 +172,3 @@ def read_artifact(run_id: str, name: str) -> bytes | None:
         return None
     with tempfile.TemporaryDirectory() as folder:
         return Path(client.download_artifacts(run_id, name, folder)).read_bytes()
-
-
-class NoLogger:
-    """A logger that writes nothing: for the workers that are not the first."""
-
-    def epoch(self, step: int, metrics: Mapping[str, float | None]) -> None:
-        """Nothing."""
-
-    def params(self, params: Mapping[str, Any]) -> None:
-        """Nothing."""
-
-    def tags(self, tags: Mapping[str, Any]) -> None:
-        """Nothing."""
-
-    def artifact(self, path: Path, folder: str | None = None) -> None:
-        """Nothing."""
-
-    def figures(self, directory: Path) -> None:
-        """Nothing."""
-
-    def finish(self, status: str = "FINISHED") -> None:
-        """Nothing."""
-
-
-class RunLogger(NoLogger):
-    """Writes to one run. Workers are given the URI: they need not see the driver's environment."""
-
-    def __init__(self, run_id: str, uri: str | None = None):
-        self.run_id = run_id
-        self._client = client_of(uri)
-        self._logged_steps: dict[str, set[int]] = {}
-
-    def _is_logged(self, key: str, step: int) -> bool:
-        if key not in self._logged_steps:
-            # Once a key: what an earlier attempt of this job logged. A job that goes on repeats the steps after its
-            # checkpoint, with the same values, and MLflow would keep both.
-            history = self._client.get_metric_history(self.run_id, key)
-            self._logged_steps[key] = {metric.step for metric in history}
-        return step in self._logged_steps[key]
-
-    def epoch(self, step: int, metrics: Mapping[str, float | None]) -> None:
-        """Logs the metrics of one step (epoch). One value a metric and step: the first stays. None is left out."""
-        entities = mlflow_module().entities
-        now = int(time.time() * 1000)
-        known = {key: float(value) for key, value in metrics.items() if value is not None}
-        new = {key: value for key, value in known.items() if not self._is_logged(key, step)}
-        if new:
-            self._client.log_batch(self.run_id, [entities.Metric(key, new[key], now, step) for key in new])
-        for key in new:
-            self._logged_steps[key].add(step)
-
-    def params(self, params: Mapping[str, Any]) -> None:
-        """Logs params that were not known when the run was opened."""
-        entities = mlflow_module().entities
-        self._client.log_batch(self.run_id, params=[entities.Param(key, str(params[key])) for key in params])
-
-    def tags(self, tags: Mapping[str, Any]) -> None:
-        """Sets tags; a tag of that name is replaced."""
-        entities = mlflow_module().entities
-        self._client.log_batch(self.run_id, tags=[entities.RunTag(key, str(tags[key])) for key in tags])
-
-    def artifact(self, path: Path, folder: str | None = None) -> None:
-        """Copies one file to the run's artifacts."""
-        self._client.log_artifact(self.run_id, str(path), folder)
-
-    def figures(self, directory: Path) -> None:
-        """Copies a folder of figures to the run's artifacts, as `figures`."""
-        self._client.log_artifacts(self.run_id, str(directory), "figures")
-
-    def finish(self, status: str = "FINISHED") -> None:
-        """Ends the run: FINISHED, FAILED or KILLED; only a FINISHED one cannot be gone on with."""
-        self._client.set_terminated(self.run_id, status)

@@ -16,18 +16,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import tensorflow as tf
 
+from tfds_builders.records.schema import LABELS
 from trainers import checkpoints, loop, strategy
 from trainers.agreement import Agreement
 from trainers.config import difference, from_dict, to_dict
 from trainers.dataset import Records
+from trainers.decision import Decision
 from trainers.errors import CannotTrain
 from trainers.feed import Feed
-from trainers.history import best_epoch, decayed_rate, losses, of_phase, plateau_rate, position
+from trainers.history import best_epoch, decayed_rate, losses, metrics_of, of_phase, plateau_rate, position
 from trainers.mixture import load_all
 from trainers.models.families import FAMILIES
 from trainers.models.family import trains_batch_norm
 from trainers.models.layers import GlobalBatch, dropout_maker, with_global_batch_norm
 from trainers.optimiser import averaged_weights, class_weights, computing_in, make_optimizer
+from trainers.packing import Settings
 from trainers.policies import make_order
 from trainers.progress import Progress, duration
 from trainers.rate import rates as learning_rates
@@ -184,7 +187,9 @@ class Training:
             f"{' (best)' if is_best else ''}, {entry['train/images_per_second']:.1f} images/s,"
             f" at most {duration(left)} left"
         )
-        self._logger.epoch(epoch, {key: entry[key] for key in entry if key not in ("epoch", "phase")})
+        self._logger.epoch(epoch, metrics_of(entry))
+        if is_best and self._config.job.log_checkpoints and not self._reports.rank:
+            self._log_checkpoint(epoch)
         self._checkpoint(entry, None if is_best and not options.ema_decay else self._best)
 
     def _train_epoch(self, iterator: Any, title: str, rates: np.ndarray) -> dict[str, float]:
@@ -279,6 +284,7 @@ class Training:
             (directory / HISTORY).write_text(json.dumps(self._state.history, indent=1))
             stock_model.save(directory / MODEL)
 
+        self._logger.flush()  # this process may end at any time after the last report
         self._reports.report(history[best] if history else {}, write, wait=True)
 
     # -- parts --
@@ -289,13 +295,21 @@ class Training:
         model.set_weights(self._best)
         return model
 
+    def _log_checkpoint(self, epoch: int) -> None:
+        """Keeps the best weights so far in MLflow. Made outside the strategy: only the first worker has a copy."""
+        config = self._config
+        decision = Decision(config.model.threshold)  # the job's own is known when it has trained
+        settings = Settings((LABELS[0], LABELS[1]), config.model.image_size, decision, config.model.aspect)
+        name = config.job.registered_name or self._family.default_registered_name
+        self._logger.checkpoint(epoch, self._stock_model(), f"{name}-checkpoint", settings)
+
     def _evaluate(self, records: Records, split: str) -> np.ndarray:
         """float64 [n]: P(fake) of each record."""
         with naming_damage(records, lambda: np.arange(len(records))):
             return self._evaluation(self._feed.evaluation(records, split), len(records))
 
     def _make_logger(self, task: Task) -> Any:
-        from trainers.tracking import NoLogger, RunLogger
+        from trainers.run_logger import NoLogger, RunLogger
 
         return RunLogger(task.run_id, task.tracking_uri) if task.run_id and not self._reports.rank else NoLogger()
 

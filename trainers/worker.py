@@ -5,6 +5,7 @@ Exceptions are let out: Ray Train reports them to the driver (trainers/job.py).
 
 import itertools
 import logging
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -85,4 +86,17 @@ def train(settings: dict[str, Task]) -> None:
     from trainers.reports import RayReports
     from trainers.training import Training
 
-    Training(task, RayReports()).run()
+    reports = RayReports()
+    with _machine_watched(task, reports.machine):
+        Training(task, reports).run()
+
+
+def _machine_watched(task: Task, machine: int | None) -> AbstractContextManager[None]:
+    """Samples the machine for the job's run; one of its workers does, and none of a member of an ensemble."""
+    from trainers.system_metrics import system_metrics
+
+    every_secs = task.config["job"]["system_metrics_secs"]
+    if machine is None or not task.run_id or not every_secs:
+        return nullcontext()
+    name = f"machine{machine}" if task.resources.workers > 1 else None
+    return system_metrics(task.run_id, task.tracking_uri, every_secs=every_secs, machine=name)

@@ -1,0 +1,175 @@
+"""A registered model for other programs: TensorFlow's SavedModel, and LiteRT for phones.
+
+    python -m trainers.export models:/realshard-resnet50@champion --to savedmodel litert
+
+Both take uint8 RGB [n, size, size, 3] and give P(fake), float32 [n], as the registered model does: preprocessing and
+temperature are inside. `detector.json` beside them says the size, how an image becomes a square, labels and threshold.
+They go to the model's run, under exports/, once they give the registered model's scores on images of its test split.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tfds_builders.records.errors import Refused
+from tfds_builders.records.pixels import load_pixels
+from trainers.origin import origin_of
+from trainers.predict import silent_stderr
+from trainers.reader import open_reader
+from trainers.registry import MAX_DIFFERENCE, Detector, load_detector
+from trainers.tracking import client_of
+
+NUM_IMAGES = 32  # compared, and timed as one batch
+_TIMED_SECS = 2.0
+_SMALLEST = 1e-7  # of P(fake) and 1 - P(fake), before the logit: as in verdict.py
+
+Scores = Callable[[np.ndarray], np.ndarray]  # uint8 [n, size, size, 3] -> P(fake) [n]
+
+
+@dataclass(frozen=True)
+class Export:
+    """One export, checked."""
+
+    format: str
+    path: str  # among the run's artifacts
+    bytes: int
+    images_per_second: float  # on this machine, NUM_IMAGES in a batch
+    registered_images_per_second: float  # of the registered model, on the same pixels
+    max_difference: float  # of P(fake) from the registered model's, over NUM_IMAGES images
+
+
+def _with_temperature(network: Any) -> Any:
+    """The network of verdict.py as one Keras model: uint8 [n, size, size, 3] -> P(fake) [n], as `score_pixels`."""
+    import keras
+
+    pixels = keras.Input((network.image_size, network.image_size, 3), dtype="uint8", name="pixels")
+    p_fake = network.model(pixels)
+    if network.temperature is not None:
+        p_fake = keras.ops.clip(p_fake, _SMALLEST, 1 - _SMALLEST)
+        p_fake = keras.ops.sigmoid((keras.ops.log(p_fake) - keras.ops.log(1 - p_fake)) / network.temperature)
+    return keras.Model(pixels, keras.ops.squeeze(p_fake, axis=-1))
+
+
+def _write_savedmodel(model: Any, folder: Path) -> tuple[Path, Scores]:
+    import tensorflow as tf
+
+    path = folder / "savedmodel"
+    model.export(path, format="tf_saved_model", verbose=False)
+    loaded = tf.saved_model.load(path)
+
+    def scores(pixels: np.ndarray) -> np.ndarray:
+        (p_fake,) = loaded.signatures["serving_default"](pixels=tf.constant(pixels)).values()
+        return p_fake.numpy()
+
+    return path, scores
+
+
+def _write_litert(model: Any, folder: Path) -> tuple[Path, Scores]:
+    import tensorflow as tf
+
+    path = folder / "model.tflite"
+    model.export(path, format="litert", verbose=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # LiteRT has a package of its own; TensorFlow's copy reads the same files
+        interpreter = tf.lite.Interpreter(str(path))
+    given, answer = interpreter.get_input_details()[0]["index"], interpreter.get_output_details()[0]["index"]
+
+    def scores(pixels: np.ndarray) -> np.ndarray:
+        if tuple(interpreter.get_input_details()[0]["shape"]) != pixels.shape:
+            interpreter.resize_tensor_input(given, pixels.shape)
+            interpreter.allocate_tensors()
+        interpreter.set_tensor(given, pixels)
+        interpreter.invoke()
+        return interpreter.get_tensor(answer)
+
+    return path, scores
+
+
+FORMATS = {"savedmodel": _write_savedmodel, "litert": _write_litert}
+
+
+def export(model_uri: str, formats: Sequence[str]) -> list[Export]:
+    """Exports a registered model in each of the `formats`, and stores all of them in its run.
+
+    Raises:
+      Refused: no such model; its dataset is not there any more; an export does not give its scores. Nothing is stored
+        then.
+    """
+    detector = load_detector(model_uri)
+    network, client = detector.network, client_of()
+    run_id = client.get_model_version(detector.name, str(detector.version)).run_id
+    pixels = _test_pixels(detector, run_id)
+    expected, speed = network.score_pixels(pixels), _images_per_second(network.score_pixels, pixels)
+    model = _with_temperature(network)
+    folder = f"exports/{detector.name}-v{detector.version}"
+    exports = []
+    with tempfile.TemporaryDirectory() as temporary:
+        for name in formats:
+            path, scores = FORMATS[name](model, Path(temporary))
+            difference = float(np.abs(scores(pixels) - expected).max())
+            if not difference <= MAX_DIFFERENCE:  # so put, NaN fails too
+                raise Refused(
+                    f"an export must give the registered model's P(fake) to {MAX_DIFFERENCE:g}. Received: {model_uri} "
+                    f"as {name}, {difference:.2g} off on {len(pixels)} images. Nothing was stored; take another format."
+                )
+            files = [path, *path.rglob("*")]
+            size = sum(file.stat().st_size for file in files if file.is_file())
+            made = f"{folder}/{path.name}"
+            exports.append(Export(name, made, size, _images_per_second(scores, pixels), speed, difference))
+        Path(temporary, "detector.json").write_text(json.dumps(network.settings, indent=1))
+        Path(temporary, "exports.json").write_text(json.dumps([asdict(one) for one in exports], indent=1))
+        client.log_artifacts(run_id, temporary, folder)
+    return exports
+
+
+def _test_pixels(detector: Detector, run_id: str) -> np.ndarray:
+    """uint8 [n, size, size, 3]: the first images of the test split that the model was evaluated on."""
+    origin = origin_of(run_id)
+    if origin is None:
+        raise Refused(
+            f"an export is compared on images of the model's test split. The dataset of {detector.name} version "
+            f"{detector.version} is not where the run {run_id} says, or not as it was: build it there again."
+        )
+    records, settings = origin.records["test"], detector.network.settings
+    images = open_reader(records).images(np.arange(min(len(records), NUM_IMAGES)))
+    return np.stack([load_pixels(image, settings["image_size"], settings["aspect"]) for image in images])
+
+
+def _images_per_second(scores: Scores, pixels: np.ndarray) -> float:
+    """The median over the batches of some seconds, after one that is not counted."""
+    scores(pixels)
+    times: list[float] = []
+    while sum(times) < _TIMED_SECS:
+        started = time.perf_counter()
+        scores(pixels)
+        times.append(time.perf_counter() - started)
+    return len(pixels) / float(np.median(times))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command."""
+    parser = argparse.ArgumentParser(prog="python -m trainers.export", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("model", help="models:/NAME@ALIAS or models:/NAME/VERSION")
+    parser.add_argument("--to", nargs="+", choices=tuple(FORMATS), required=True, metavar="FORMAT", help="%(choices)s")
+    options = parser.parse_args(arguments)
+    with silent_stderr():
+        exports = export(options.model, options.to)
+    for one in exports:
+        print(
+            f"{one.format:<11} {one.bytes / 1e6:.1f} MB, {one.images_per_second:.0f} images/s (registered model "
+            f"{one.registered_images_per_second:.0f}), P(fake) differs by at most {one.max_difference:.1g}: {one.path}"
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
