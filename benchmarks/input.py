@@ -1,6 +1,7 @@
 """How fast images reach a model: reading, decoding, resizing and augmenting, against what else one could do.
 
     python benchmarks/input.py                                 # 20,000 JPEG of 25 KB, 3,000 PNG of 140 KB: 8 minutes
+    python benchmarks/input.py --only png                      # one part: 1 to 4 minutes
     python benchmarks/input.py --jpeg 4000 --png 600 --rounds 3   # a quick look: 2 minutes
 
 Ours reads in global random order, by offset. Against it stand
@@ -44,6 +45,8 @@ BATCH = 32  # images, as in the published training
 SIZE = 224  # pixels
 NUM_SHARDS = 4
 WARM_UP_BATCHES = 8
+STAGES = ("jpeg", "scaling", "png")
+THREADS = (1, 2, 4, 8, 16)
 
 Make = Callable[[int], tf.data.Dataset]  # round -> dataset of batches
 
@@ -231,14 +234,19 @@ def jpeg_stages(manual_dir: Path, records: Records, num_images: int, rounds: int
     return found
 
 
-def threads_and_processes(records: Records, num_images: int, rounds: int) -> None:
-    """Prints how reading alone scales: its Python part holds the interpreter's lock."""
+def threads_and_processes(records: Records, num_images: int, rounds: int) -> dict[str, float]:
+    """How all of the input scales with TensorFlow's threads, and reading alone, whose Python part holds the
+    interpreter's lock, with threads and processes."""
+    sides = {f"{number} thread(s)": ours(records, image_size=SIZE, num_threads=number) for number in THREADS}
+    title = f"JPEG: read, decode, resize to {SIZE}, by threads"
+    found = report(title, measure(sides, num_images, rounds), "1 thread(s)")
     print(f"\nJPEG: reading alone, in Python\n{'':32}{'images/s':>10}")
-    for num_threads in (1, 2, 4, 8, 16):
-        speed = statistics.median(read_some(records, num_images, num_threads) for _ in range(rounds))
-        print(f"{num_threads:3} threads{'':21}{speed:10,.0f}")
+    for num_threads in THREADS:
+        speed = statistics.median(read_some(records, 4 * num_images, num_threads) for _ in range(rounds))
+        print(f"{num_threads:3} thread(s){'':19}{speed:10,.0f}")
     for num_processes in (1, 2):
-        print(f"{num_processes:3} processes{'':19}{read_in_processes(records, num_images, num_processes):10,.0f}")
+        print(f"{num_processes:3} process(es){'':17}{read_in_processes(records, 4 * num_images, num_processes):10,.0f}")
+    return {f"{name}, of 1": ratio for name, ratio in list(found.items())[1:]}
 
 
 def png_cache(records: Records, work: Path, num_images: int, rounds: int) -> float:
@@ -260,6 +268,7 @@ def png_cache(records: Records, work: Path, num_images: int, rounds: int) -> flo
 def main() -> None:
     """Makes the corpora, measures every stage and prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", nargs="+", choices=STAGES, default=STAGES, help="what to measure (default: all)")
     parser.add_argument("--jpeg", type=int, default=20_000, help="number of JPEG files of about 25 KB")
     parser.add_argument("--png", type=int, default=3_000, help="number of PNG files of about 140 KB")
     parser.add_argument("--rounds", type=int, default=5, help="how often each side is run")
@@ -268,13 +277,18 @@ def main() -> None:
     options = parser.parse_args()
     found = {}
     with tempfile.TemporaryDirectory(dir=options.work) as folder:
-        manual_dir, records = build_dataset(Path(folder) / "jpg", "jpg", options.jpeg)
-        found |= jpeg_stages(manual_dir, records, options.images, options.rounds)
-        threads_and_processes(records, 4 * options.images, options.rounds)
-        _, records = build_dataset(Path(folder) / "png", "png", options.png)
-        found["pixel cache, of decoding PNG"] = png_cache(records, Path(folder), options.images // 4, options.rounds)
+        work, num_images, rounds = Path(folder), options.images, options.rounds
+        if {"jpeg", "scaling"} & set(options.only):
+            manual_dir, records = build_dataset(work / "jpg", "jpg", options.jpeg)
+        if "jpeg" in options.only:
+            found |= jpeg_stages(manual_dir, records, num_images, rounds)
+        if "scaling" in options.only:
+            found |= threads_and_processes(records, num_images, rounds)
+        if "png" in options.only:
+            _, records = build_dataset(work / "png", "png", options.png)
+            found["pixel cache, of decoding PNG"] = png_cache(records, work, num_images // 4, rounds)
     ratios = {name: round(value, 3) for name, value in found.items()}
-    print(json.dumps({"ratio": ratios["resize, of sequential"]} | ratios))
+    print(json.dumps({"ratio": ratios.get("resize, of sequential")} | ratios))
 
 
 if __name__ == "__main__":

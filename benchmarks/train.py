@@ -1,7 +1,8 @@
 """How fast training is: our job against bare `model.fit`, and two workers of one core against one.
 
-    python benchmarks/train.py                                        # every model, 3 rounds
-    python benchmarks/train.py --models cnn --rounds 1 --steps 8      # a quick look
+    python benchmarks/train.py                                       # every comparison, 3 rounds: 15 minutes
+    python benchmarks/train.py --only resnet50                       # one of them: 2 to 5 minutes
+    python benchmarks/train.py --only cnn --rounds 1 --steps 8       # a quick look
 
 Ours is a whole job (trainers.job.run): Ray Train, MLflow, images from TFRecords, decoded while it trains. Against it
 stands Keras's `fit` on the same pixels in memory: same model, optimiser, trained layers, batch and steps per call,
@@ -11,7 +12,7 @@ Worker against workers: each is held on a core of its own, the global batch is t
 A side is a process of its own. Sides alternate round by round. Images/s are those of all epochs but the first, without
 the first call of each, medians over epochs and rounds; `ratio` columns are medians of the rounds' own ratios. "others"
 is what else used the processors before a side began, in per cent of all cores. The last line is JSON; its `ratio` is
-ours over fit for the first of the models that is compared with fit.
+that of the first comparison: ours over fit, or two workers over one.
 """
 
 import argparse
@@ -32,26 +33,26 @@ from trainers.config import ClusterConfig, Config, DataConfig, JobConfig, from_d
 from trainers.models.families import FAMILIES
 from trainers.strategy import Resources, prepare_process
 
-EPOCHS = 4  # the first is left out
+EPOCHS = 3  # the first is left out
 CALLS = 4  # of an epoch; the first is left out
 LOOK_SECS = 2.0  # at what others do, before a side begins
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Comparison:
     """What is measured of a published variant, whose own batch, image size and optimiser are used."""
 
     family: str
     variant: str
     steps: int  # an epoch
-    with_fit: bool
-    with_workers: bool
+    against: str  # "fit", or "one worker" against two
 
 
-RECIPES = {
-    "resnet50": Recipe("resnet50", "deep_head", 8, with_fit=True, with_workers=False),
-    "cnn": Recipe("cnn", "v6", 24, with_fit=True, with_workers=True),
-    "meso_inception4": Recipe("meso_inception4", "meso150", 24, with_fit=False, with_workers=True),
+COMPARISONS = {
+    "resnet50": Comparison("resnet50", "deep_head", 8, "fit"),
+    "cnn": Comparison("cnn", "v6", 8, "fit"),
+    "cnn_workers": Comparison("cnn", "v6", 8, "one worker"),
+    "meso_workers": Comparison("meso_inception4", "meso150", 12, "one worker"),
 }
 
 
@@ -64,9 +65,9 @@ class Side:
     is_held: bool = False  # each worker on a core of its own
 
 
-def config_of(recipe: Recipe, steps: int, work: Path) -> Config:
+def config_of(comparison: Comparison, steps: int, work: Path) -> Config:
     """The variant's recipe on `steps` batches, without augmentation and early stopping."""
-    usual = FAMILIES[recipe.family].variants[recipe.variant]
+    usual = FAMILIES[comparison.family].variants[comparison.variant]
     images = steps * usual.optimiser.global_batch_size
     return replace(
         usual,
@@ -77,7 +78,7 @@ def config_of(recipe: Recipe, steps: int, work: Path) -> Config:
             validation_split="validation[:32]",
             test_split="test[:32]",
         ),
-        model=replace(usual.model, weights=str(weights_file(work)) if recipe.family == "resnet50" else "none"),
+        model=replace(usual.model, weights=str(weights_file(work)) if comparison.family == "resnet50" else "none"),
         optimiser=replace(
             usual.optimiser, epochs=EPOCHS, early_stopping_patience=0, steps_per_call=max(1, steps // CALLS)
         ),
@@ -98,28 +99,21 @@ def save_weights(work: Path) -> None:
     model.save_weights(weights_file(work))
 
 
-def comparisons(name: str, config: Config, xla: bool) -> dict[str, dict[str, Side]]:
-    """The tables of one model: title -> sides, of which the first is what the others are divided by."""
-    recipe, found = RECIPES[name], {}
-    batch = config.optimiser.global_batch_size
-    title = f"{recipe.family} {recipe.variant}, {config.model.image_size} pixels, batch {batch}"
-    if recipe.with_fit:
-        sides = {"fit": Side("fit", config), "ours": Side("job", config)}
-        if name != "resnet50":  # which waits for no image
-            kept = replace(config, data=replace(config.data, pixel_cache="memory"))
-            sides["ours, --pixel-cache memory"] = Side("job", kept)
-        if xla:
-            compiled = replace(config, optimiser=replace(config.optimiser, xla=True))
-            sides |= {"fit, XLA": Side("fit", compiled), "ours, --xla": Side("job", compiled)}
-        found[title] = sides
-    if recipe.with_workers:
-        found[f"{title}, workers of one core"] = {
-            f"{workers} worker(s)": Side(
-                "job", replace(config, cluster=ClusterConfig(workers=str(workers), cpus_per_worker=1)), is_held=True
-            )
-            for workers in (1, 2)
-        }
-    return found
+def sides_of(name: str, config: Config, xla: bool) -> dict[str, Side]:
+    """The rows of a comparison's table, of which the first is what the others are divided by."""
+    if COMPARISONS[name].against == "one worker":
+        clusters = [ClusterConfig(workers=str(workers), cpus_per_worker=1) for workers in (1, 2)]
+        held = [Side("job", replace(config, cluster=cluster), is_held=True) for cluster in clusters]
+        return dict(zip(("one worker", "two workers"), held, strict=True))
+    sides = {"fit": Side("fit", config), "ours": Side("job", config)}
+    if name != "resnet50":  # which waits for no image
+        sides["ours, --pixel-cache memory"] = Side(
+            "job", replace(config, data=replace(config.data, pixel_cache="memory"))
+        )
+    if xla:
+        compiled = replace(config, optimiser=replace(config.optimiser, xla=True))
+        sides |= {"fit, XLA": Side("fit", compiled), "ours, --xla": Side("job", compiled)}
+    return sides
 
 
 # -- in a process of its own --
@@ -255,26 +249,29 @@ def main() -> None:
         save_weights(Path(sys.argv[2]))
         return
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--models", nargs="+", choices=list(RECIPES), default=list(RECIPES), help="which to measure")
+    parser.add_argument(
+        "--only", nargs="+", choices=list(COMPARISONS), default=list(COMPARISONS), help="(default: all)"
+    )
     parser.add_argument("--rounds", type=int, default=3, help="how often each side is run")
-    parser.add_argument("--steps", type=int, help="of an epoch, at least 8 (default: 8 of resnet50, 24 of the others)")
+    parser.add_argument("--steps", type=int, help="of an epoch, at least 8 (default: 8 or 12)")
     parser.add_argument("--xla", action="store_true", help="measure fit and ours with XLA too, which starts slowly")
     parser.add_argument("--work", type=Path, help="where to make the dataset (default: a temporary folder)")
     options = parser.parse_args()
     found = {}
     with tempfile.TemporaryDirectory(dir=options.work) as folder:
         work = Path(folder)
-        steps = {name: options.steps or RECIPES[name].steps for name in options.models}
-        configs = {name: config_of(RECIPES[name], steps[name], work) for name in options.models}
+        steps = {name: options.steps or COMPARISONS[name].steps for name in options.only}
+        configs = {name: config_of(COMPARISONS[name], steps[name], work) for name in options.only}
         num_images = max(steps[name] * config.optimiser.global_batch_size for name, config in configs.items())
-        build_dataset(2 * num_images, work)  # 80 % of them are for training
+        build_dataset(num_images * 3 // 2, work)  # 80 % of them are for training
         if "resnet50" in configs:
             run_apart("--weights", str(work), work=work)
         for name, config in configs.items():
-            for title, sides in comparisons(name, config, options.xla).items():
-                ratios = report(title, measure(sides, options.rounds, work))
-                found |= {f"{name} {side}": round(ratio, 3) for side, ratio in list(ratios.items())[1:]}
-    print(json.dumps({"ratio": next((found[key] for key in found if key.endswith(" ours")), None)} | found))
+            title = f"{name}: {config.model.family} {config.model.variant}, {config.model.image_size} pixels, "
+            title += f"batch {config.optimiser.global_batch_size}"
+            ratios = report(title, measure(sides_of(name, config, options.xla), options.rounds, work))
+            found |= {f"{name}, {side}": round(ratio, 3) for side, ratio in list(ratios.items())[1:]}
+    print(json.dumps({"ratio": next(iter(found.values()))} | found))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ import tensorflow as tf
 
 from tests import tiny_family
 from tests.small_dataset import write_dataset
-from trainers import loop
 from trainers.config import ClusterConfig, Config, DataConfig, JobConfig, ModelConfig, OptimiserConfig, to_dict
 from trainers.dataset import load
 from trainers.errors import CannotTrain, NonFiniteLoss, ReplicasDiffer
@@ -22,6 +21,7 @@ from trainers.progress import Progress, duration
 from trainers.reports import DirectoryReports
 from trainers.strategy import Resources, describe, make_strategy, plan_resources
 from trainers.training import Training
+from trainers.validation import Evaluation, evaluation_metrics
 from trainers.worker import Task
 
 
@@ -210,7 +210,7 @@ def test_best_epoch_is_kept_and_training_stops_early(tiny, dataset, tmp_path):
     assert len(history) == min(8, best + 3)
     validation = table.filter(np.array(table["split"].to_pylist()) == "validation")
     labels = np.array(validation["label"])
-    measured = loop.evaluation_metrics(labels, np.array(validation["p_fake"]), "validation")
+    measured = evaluation_metrics(labels, np.array(validation["p_fake"]), "validation")
     assert measured["validation/loss"] == pytest.approx(values[best], rel=1e-5)
 
 
@@ -280,22 +280,22 @@ def test_evaluation_counts_every_record_once(two_devices, num_records):
         }
         return tf.data.Dataset.from_tensor_slices(data).batch(replica_batch)
 
-    scores = loop.Evaluation(strategy, model)(make, num_records)
+    scores = Evaluation(strategy, model)(make, num_records)
     np.testing.assert_array_equal(scores, np.arange(num_records) * 2)
     with pytest.raises(RuntimeError, match="evaluated 0 times"):
-        loop.Evaluation(strategy, model)(make, num_records + 1)
+        Evaluation(strategy, model)(make, num_records + 1)
 
 
 def test_evaluation_loss_is_keras_own():
     random = np.random.default_rng(0)
     labels, p_fake = random.integers(0, 2, 50), random.random(50)
     p_fake[:2] = 0, 1  # clipped as Keras does
-    ours = loop.evaluation_metrics(labels, p_fake, "validation")
+    ours = evaluation_metrics(labels, p_fake, "validation")
     theirs = keras.losses.BinaryCrossentropy()(labels.astype("float64"), p_fake)
     assert ours["validation/loss"] == pytest.approx(float(theirs), rel=1e-5)
     assert ours["validation/accuracy"] == pytest.approx(np.mean((p_fake >= 0.5) == labels))
     with pytest.raises(NonFiniteLoss, match="1 validation image"):
-        loop.evaluation_metrics(labels, np.where(np.arange(50) == 3, np.nan, p_fake), "validation")
+        evaluation_metrics(labels, np.where(np.arange(50) == 3, np.nan, p_fake), "validation")
 
 
 def test_progress_measures_without_the_first_call_and_says_what_is_left():

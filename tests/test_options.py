@@ -53,10 +53,11 @@ def same(directory_1, directory_2):
 
 
 def test_all_options_together_resume_bit_for_bit_and_are_in_the_history(tiny, dataset, tmp_path, capsys):
-    options = told({"order": "plain"}, epochs=4, head_epochs=1, **EVERY_OPTION)
+    """8 steps an epoch, and checkpoints after 3 and 6 of them."""
+    options = told({"order": "plain"}, epochs=4, head_epochs=1, checkpoint_steps=3, **EVERY_OPTION)
     training(dataset, options, tmp_path / "whole").run()
     assert "--clip-norm 0.0 -> 0.5" in capsys.readouterr().out
-    for StopsAfter.left in (1, 2):
+    for StopsAfter.left in (1, 3, 4):
         with pytest.raises(Interrupted):
             training(dataset, options, tmp_path / "resumed", reports=StopsAfter).run()
     training(dataset, options, tmp_path / "resumed").run()

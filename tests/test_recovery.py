@@ -27,7 +27,7 @@ from trainers.order import Order
 pytestmark = [pytest.mark.long, pytest.mark.timeout(1200)]
 
 SPLITS = {"train": 60, "validation": 13, "test": 17}
-EPOCHS, BATCH, SEED = 3, 12, 5  # 5 steps an epoch
+EPOCHS, STEPS_PER_EPOCH, BATCH, SEED = 3, 5, 12, 5
 TIMES = ("seconds", "train/images_per_second", "train/step_seconds", "train/data_wait_share")
 
 
@@ -129,30 +129,31 @@ def test_two_workers_give_what_one_gives(undisturbed, undisturbed_pair):
     assert predictions.num_rows == len(set(predictions["id"].to_pylist())) == SPLITS["validation"] + SPLITS["test"]
 
 
-@pytest.mark.parametrize("deterministic", [False, True])
-def test_worker_killed_at_random_steps_changes_nothing(jobs, undisturbed, deterministic):
-    dice = random.Random(deterministic)
-    deaths = "\n".join(f"0 {dice.randint(3, 6)}" for _ in range(3))
-    result = jobs(f"killed-{deterministic}", deaths, checkpoint_steps=2, deterministic=deterministic)
+def test_worker_killed_at_ten_random_steps_changes_nothing(jobs, undisturbed):
+    steps = sorted(random.Random(SEED).sample(range(1, EPOCHS * STEPS_PER_EPOCH + 1), 10))
+    deaths = "\n".join(f"0 {step}" for step in steps)
+    result = jobs("killed", deaths, checkpoint_steps=2, max_failures=len(steps))
     assert_bit_equal(undisturbed, result)
     assert_logged_once(result)
 
 
-@pytest.mark.parametrize("rank", [0, 1])
-def test_one_of_two_workers_killed_changes_nothing(jobs, undisturbed_pair, rank):
-    result = jobs(f"pair-{rank}", f"{rank} 7", workers="2", cpus_per_worker=2, checkpoint_steps=3)
+def test_either_of_two_workers_killed_changes_nothing(jobs, undisturbed_pair):
+    """With operations that are deterministic on every kind of device, which change no bit on this one."""
+    options = {"workers": "2", "cpus_per_worker": 2, "checkpoint_steps": 3, "deterministic": True}
+    result = jobs("killed-pair", "0 7\n1 11", **options)
     assert_bit_equal(undisturbed_pair, result)
     assert_logged_once(result)
 
 
-def test_job_begun_by_one_worker_goes_on_with_two(jobs, undisturbed, data):
+def test_job_whose_only_worker_died_too_often_goes_on_with_two(jobs, undisturbed, data):
     from ray.train import TrainingFailedError
 
     with pytest.raises(TrainingFailedError):
-        jobs("moved", f"0 {2 * 5 + 3}", max_failures=0, checkpoint_steps=2)  # in the third epoch
+        jobs("moved", "0 13\n0 13", max_failures=1, checkpoint_steps=2)  # in the third epoch
+    assert not (jobs_dir() / "moved" / "result.json").exists()
     states = [load_state(path.parent) for path in (ray_dir() / "moved").glob("checkpoint_*/state.json")]
     step = max(state.step for state in states)
-    assert step in (2 * 5, 2 * 5 + 2)  # the newest checkpoint may not have been whole
+    assert step in (10, 12)  # the newest checkpoint may not have been whole
     records = load(data / "toy" / "1.0.0").select("train")
     order = Order(len(records), BATCH, SEED)
     parts = [
@@ -168,15 +169,6 @@ def test_job_begun_by_one_worker_goes_on_with_two(jobs, undisturbed, data):
     result = jobs("moved", workers="2")
     assert_close(undisturbed, result)
     assert_logged_once(result)
-
-
-def test_worker_that_dies_too_often_ends_the_job(jobs):
-    from ray.train import TrainingFailedError
-
-    with pytest.raises(TrainingFailedError):
-        jobs("doomed", "0 1\n0 1", max_failures=1)
-    assert not (jobs_dir() / "doomed" / "result.json").exists()
-    assert dataclasses.is_dataclass(jobs("doomed"))  # and the same command goes on
 
 
 # A cluster of two machines of which one is lost for good, in a process of its own: this one has a Ray already.

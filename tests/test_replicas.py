@@ -1,6 +1,5 @@
 """N replicas train as one does: step by step, against one device and against plain Keras; all replicas stay alike."""
 
-import re
 from collections.abc import Callable
 
 import keras
@@ -87,13 +86,14 @@ def train(
     return losses, model, strategy
 
 
-def assert_same_weights(one, two, rtol: float = 1e-4, without: str = "seed_generator") -> None:
-    """Each variable within `rtol` of its own size."""
+def assert_same_weights(one, two, tolerance: float = 1e-4, least: float = 0.0) -> None:
+    """No element of a variable differs by more than `tolerance` of the variable's largest, or of `least` if that is
+    more."""
     for a, b in zip(one.variables, two.variables, strict=True):
-        if not re.search(without, a.path):
+        if "seed_generator" not in a.path:
             a_value, b_value = a.numpy(), b.numpy()
-            difference = np.linalg.norm(a_value - b_value) / max(np.linalg.norm(a_value), 1e-12)
-            assert difference < rtol, f"{a.path}: {difference}"
+            size, difference = max(np.abs(a_value).max(), least), np.abs(a_value - b_value).max()
+            assert difference <= tolerance * size, f"{a.path}: {difference} of {size}"
 
 
 def assert_replicas_are_bit_equal(strategy, model) -> None:
@@ -124,34 +124,54 @@ def test_fifty_steps_are_those_of_keras_own_training(two_devices, records):
     assert_same_weights(plain, model)
 
 
-@pytest.mark.parametrize(
-    ("build", "num_steps", "image_size"), [(cnn_v6, 8, 32), pytest.param(deep_head, 4, 64, marks=pytest.mark.long)]
-)
-def test_published_detectors_on_two_replicas_are_those_on_one(two_devices, records, build, num_steps, image_size):
-    """In float32, with the published rate. From random weights rounding errors grow tenfold every other step."""
-    losses_1, _, _ = train(build, records, 1, num_steps, image_size, rate=1e-4)
-    losses_2, two, strategy = train(build, records, 2, num_steps, image_size, rate=1e-4)
-    np.testing.assert_allclose(losses_2, losses_1, rtol=1e-4)
-    assert_replicas_are_bit_equal(strategy, two)
+def in_float64(build: Callable) -> Callable:
+    """The same, computing in float64 throughout, also where detectors compute in float32 under any policy."""
+
+    def layer_in_float64(layer):
+        if not isinstance(layer, keras.layers.Layer) or layer.compute_dtype != "float32":
+            return layer
+        return type(layer).from_config(layer.get_config() | {"dtype": "float64"})
+
+    def build_in_float64(dropout):
+        keras.config.set_dtype_policy("float64")
+        try:
+            model = build(dropout)
+        finally:
+            keras.config.set_dtype_policy("float32")
+        new = keras.models.clone_model(model, clone_function=layer_in_float64, recursive=True)
+        new.set_weights(model.get_weights())
+        return new
+
+    return build_in_float64
+
+
+def test_fifty_steps_of_cnn_v6_on_two_replicas_are_those_of_one(two_devices, records):
+    """With dropout and augmentation, at ten times the published rate."""
+    assert_replicas_train_as_one(cnn_v6, records, 32, 1e-3)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize(("build", "image_size", "rtol"), [(cnn_v6, 32, 1e-4), (deep_head, 64, 1e-3)])
-def test_fifty_steps_in_float64_on_two_replicas_are_those_of_one(two_devices, records, build, image_size, rtol):
-    """At the published rate. Nothing but rounding errors sets the two apart; the last layer, float32 in any case, has
-    some of them. Adam makes whole steps of the smallest gradients: weights of `deep_head` that began at 0 differ
-    by 2.3e-4, where 1e-4 was wanted; the losses do not.
-    """
-    keras.config.set_dtype_policy("float64")
-    try:
-        losses_1, one, _ = train(build, records, 1, 50, image_size, rate=1e-4)
-        losses_2, two, strategy = train(build, records, 2, 50, image_size, rate=1e-4)
-    finally:
-        keras.config.set_dtype_policy("float32")
+def test_fifty_steps_of_deep_head_on_two_replicas_are_those_of_one(two_devices, records):
+    """Of what is trained when ImageNet weights are given: 150 layers are frozen."""
+    assert_replicas_train_as_one(deep_head, records, 64, 1e-4)
+
+
+def assert_replicas_train_as_one(build: Callable, records, image_size: int, rate: float) -> None:
+    """In float64. In float32 these detectors turn any rounding error, as of another order of sums, into differences of
+    per cents within 50 steps, on one device too (DECISIONS.md)."""
+    losses_1, one, _ = train(in_float64(build), records, 1, 50, image_size, rate=rate)
+    losses_2, two, strategy = train(in_float64(build), records, 2, 50, image_size, rate=rate)
+    np.testing.assert_allclose(losses_2, losses_1, rtol=1e-6)
+    # Biases before a batch normalisation have no gradient but rounding errors: they stay far smaller than one step.
+    assert_same_weights(one, two, 1e-6, least=rate)
+    assert_replicas_are_bit_equal(strategy, two)
+
+
+def test_cnn_v6_in_float32_begins_on_two_replicas_as_on_one(two_devices, records):
+    losses_1, _, _ = train(cnn_v6, records, 1, 8, 32, rate=1e-4)
+    losses_2, two, strategy = train(cnn_v6, records, 2, 8, 32, rate=1e-4)
     np.testing.assert_allclose(losses_2, losses_1, rtol=1e-4)
-    # A bias before a batch normalisation has no effect, its gradient is nothing but rounding errors.
-    assert_same_weights(one, two, rtol, without="seed_generator|conv5_.*_conv/bias")
     assert_replicas_are_bit_equal(strategy, two)
 
 

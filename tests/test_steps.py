@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from trainers.calls import step_metrics, train_steps
 from trainers.config import OptimiserConfig
-from trainers.loop import StepOptions, TrainStep, step_metrics, train_steps
+from trainers.loop import StepOptions, TrainStep
 from trainers.models.layers import GlobalBatch, dropout_maker
 from trainers.optimiser import averaged_weights, class_weights, computing_in, make_optimizer
 from trainers.strategy import Resources, make_strategy

@@ -1,5 +1,6 @@
 """A model family small enough to train many times in a test: convolution, BatchNorm, dropout, two phases."""
 
+import contextlib
 import os
 import signal
 from pathlib import Path
@@ -53,34 +54,38 @@ FAMILY = Family("tiny", {"tiny": Config()}, lambda config: None, build, phases)
 def train(settings: dict[str, Any]) -> None:
     """trainers.worker.train of this family, in a worker that may die or be held.
 
-    The file `deaths` beside the dataset, if there is one, has a line "RANK CALLS" for each attempt: the worker of that
-    rank kills itself by SIGKILL after so many calls of steps. A FIFO `hold-EPOCH` there holds the training after that
-    epoch (counted from 0) until somebody who opened it for writing closes it.
+    The file `deaths` beside the dataset, if there is one, has a line "RANK STEP" for each death, in the order of the
+    steps: the worker of that rank kills itself by SIGKILL after the step, before anything of it is stored. A FIFO
+    `hold-EPOCH` there holds the training after that epoch (counted from 0) until somebody who opened it for writing
+    closes it.
     """
     from trainers import reports, worker
+    from trainers.checkpoints import load_state
     from trainers.models.families import FAMILIES
 
+    folder = Path(settings["task"].dataset_directories[0]).parent
+    deaths = folder / "deaths"
+
     class DyingReports(reports.RayReports):
-        calls_left = -1
+        step = 0
 
-        def __init__(self):
-            super().__init__()
-            self.folder = Path(settings["task"].dataset_directories[0]).parent
-            deaths = self.folder / "deaths"
+        @contextlib.contextmanager
+        def latest(self):
+            with super().latest() as directory:
+                self.step = load_state(directory).step if directory else 0
+                yield directory
+
+        def is_machine_leaving(self):  # asked after each step
+            self.step += 1
             first, *others = deaths.read_text().splitlines() if deaths.exists() else [""]
-            if first and int(first.split()[0]) == self.rank:
+            if first == f"{self.rank} {self.step}":
                 deaths.write_text("".join(f"{line}\n" for line in others) or "\n")
-                self.calls_left = int(first.split()[1])
-
-        def is_machine_leaving(self):
-            self.calls_left -= 1
-            if self.calls_left == 0:
                 os.kill(os.getpid(), signal.SIGKILL)
             return super().is_machine_leaving()
 
         def report(self, metrics, *arguments, **options):
             super().report(metrics, *arguments, **options)
-            hold = self.folder / f"hold-{metrics.get('epoch')}"
+            hold = folder / f"hold-{metrics.get('epoch')}"
             if hold.exists():
                 hold.read_bytes()
 

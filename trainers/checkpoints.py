@@ -75,7 +75,8 @@ def save(
     if best is not None:
         _save_arrays(directory / BEST, best)
     if taken:
-        _save_arrays(directory / EPOCH, [np.array(values, np.float32) for values in (taken.losses, taken.accuracies)])
+        steps = (taken.losses, taken.accuracies, taken.norms)
+        _save_arrays(directory / EPOCH, [np.array(values, np.float32) for values in steps])
     (directory / STATE).write_text(json.dumps(asdict(state)))
 
 

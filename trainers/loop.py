@@ -1,4 +1,4 @@
-"""The distributed training step, the epoch, and exact evaluation.
+"""The distributed training step.
 
 The loss of a global batch is summed over its examples and divided by its size, on however many replicas: gradients are
 then summed over replicas, so N replicas take the step that one would take.
@@ -15,11 +15,9 @@ import tensorflow as tf
 
 from trainers.errors import NonFiniteLoss
 from trainers.models.layers import GlobalBatch
+from trainers.validation import DECISION
 
-SECONDS_PER_CALL = 2.0  # between two looks at the loss, when the number of steps is left to us
-MAX_STEPS_PER_CALL = 64
 MAX_NAMED_IDS = 64  # in a message
-DECISION = 0.5  # accuracy while training counts P(fake) from here on as fake
 
 
 @dataclass(frozen=True)
@@ -135,7 +133,7 @@ class TrainStep:
         return loss, accuracy, self._of_one(self._strategy.run(self._apply_sums))
 
     def _summed(self, value):
-        return self._strategy.reduce(tf.distribute.ReduceOp.SUM, value, axis=None)
+        return tf.cast(self._strategy.reduce(tf.distribute.ReduceOp.SUM, value, axis=None), tf.float32)
 
     def _of_one(self, value):
         """What is the same on all replicas."""
@@ -242,104 +240,3 @@ def _sum_of_parts(variable: Any) -> tf.Variable:
         synchronization=tf.VariableSynchronization.ON_READ,
         aggregation=tf.VariableAggregation.SUM,
     )
-
-
-def train_steps(
-    step: TrainStep,
-    iterator: Iterator,
-    rates: np.ndarray,
-    *,
-    first: int = 0,
-    steps_per_call: int = 0,
-    stop_every: int = 0,
-    agree: Callable[[int], int] = int,
-) -> Iterator[StepResults]:
-    """Takes the steps of an epoch, some in one call, and gives what each call measured.
-
-    Args:
-      rates: float32 [num_steps], the learning rate of each step of the epoch.
-      first: the step to begin with, counted from the epoch's beginning.
-      steps_per_call: steps between two looks at the loss; 0: as many as take about SECONDS_PER_CALL.
-      stop_every: no call reaches over a multiple of so many steps.
-      agree: gives the first worker's number. Workers measure different times, but must take calls of the same size.
-    """
-    next_steps, done = steps_per_call or 1, first
-    while done < len(rates):
-        limit = (done // stop_every + 1) * stop_every if stop_every else len(rates)
-        taken = step(iterator, rates[done : min(done + next_steps, limit)])
-        if not steps_per_call and done > first:  # the first call may have compiled
-            seconds_a_step = taken.seconds / len(taken.losses)
-            next_steps = agree(int(np.clip(SECONDS_PER_CALL / seconds_a_step, 1, MAX_STEPS_PER_CALL)))
-        done += len(taken.losses)
-        yield taken
-
-
-def step_metrics(calls: Sequence[StepResults]) -> dict[str, float]:
-    """What is told of some calls besides loss and accuracy; of none nothing.
-
-    "train/step_seconds" and "train/data_wait_share", the part of that time until the batch was there, both without the
-    first call if there are others, since it compiles; "train/loss_scale", the last, if the loss is scaled.
-    """
-    if not calls:
-        return {}
-    warm = calls[1:] or calls
-    seconds, waits = sum(call.seconds for call in warm), np.concatenate([call.waits for call in warm])
-    found = {
-        "train/step_seconds": seconds / len(waits),
-        "train/data_wait_share": float(waits.sum(dtype=np.float64) / seconds),
-    }
-    if calls[-1].loss_scale is not None:
-        found["train/loss_scale"] = calls[-1].loss_scale
-    return found
-
-
-class Evaluation:
-    """P(fake) of every record exactly once, however many replicas share the work."""
-
-    def __init__(self, strategy: Any, model: Any):
-        self._strategy, self._model = strategy, model
-        self._function = tf.function(self._step, reduce_retracing=True)
-
-    def __call__(self, make_dataset: Callable[[Any], tf.data.Dataset], num_records: int) -> np.ndarray:
-        """float64 [num_records]: P(fake) by row.
-
-        Args:
-          make_dataset: from a tf.distribute.InputContext to this worker's padded batches {"image", "row", "mask"}.
-          num_records: all of them, over all workers.
-
-        Raises:
-          RuntimeError: a record was not evaluated exactly once.
-        """
-        p_fake = np.full(num_records, np.nan)
-        times_seen = np.zeros(num_records, int)
-        dataset = self._strategy.distribute_datasets_from_function(make_dataset)
-        for batch in dataset:
-            rows, values, mask = (part.numpy() for part in self._function(batch))
-            rows, values = rows[mask > 0], values[mask > 0]
-            p_fake[rows] = values
-            np.add.at(times_seen, rows, 1)
-        if not (times_seen == 1).all():
-            row = int(np.flatnonzero(times_seen != 1)[0])
-            raise RuntimeError(f"row {row} of {num_records} was evaluated {times_seen[row]} times instead of once")
-        return p_fake
-
-    def _step(self, batch):
-        p_fake = self._strategy.run(lambda image: self._model(image, training=False)[:, 0], args=(batch["image"],))
-        return tuple(self._strategy.gather(part, axis=0) for part in (batch["row"], p_fake, batch["mask"]))
-
-
-def evaluation_metrics(labels: np.ndarray, p_fake: np.ndarray, prefix: str) -> dict[str, float]:
-    """Loss (mean binary cross-entropy, nats) and accuracy of `p_fake` float [n] against `labels` 0/1 [n].
-
-    Raises:
-      NonFiniteLoss: a probability is not a number.
-    """
-    if not np.isfinite(p_fake).all():
-        raise NonFiniteLoss(f"P(fake) of {int((~np.isfinite(p_fake)).sum())} {prefix} image(s) is not a number")
-    epsilon = keras.config.epsilon()  # 1e-7, as in Keras's own loss
-    clipped = np.clip(p_fake.astype(np.float64), epsilon, 1 - epsilon)
-    losses = -np.where(labels == 1, np.log(clipped), np.log1p(-clipped))
-    return {
-        f"{prefix}/loss": float(losses.mean()),
-        f"{prefix}/accuracy": float(((p_fake >= DECISION) == (labels == 1)).mean()),
-    }

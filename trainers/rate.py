@@ -5,8 +5,12 @@ rates(np.arange(640, 704), peak, warm_up_steps=500, schedule="cosine", num_steps
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
+
+from trainers.config import OptimiserConfig
+from trainers.history import decayed_rate, plateau_rate
 
 
 def scaled(rate: float, global_batch_size: int, base_batch_size: int, policy: str) -> float:
@@ -42,3 +46,27 @@ def rates(
     if warm_up_steps:
         values *= np.minimum((steps + 1) / warm_up_steps, 1)
     return values
+
+
+def epoch_rates(
+    options: OptimiserConfig, peak: float, done: Sequence[float], num_steps: int, num_epochs: int
+) -> np.ndarray:
+    """float64 [num_steps]: the rates of a phase's next epoch, with all that `options` ask for.
+
+    Args:
+      peak: the phase's rate, after warm-up and before any decay.
+      done: the monitored values of the phase's epochs so far.
+      num_steps: of an epoch.
+      num_epochs: of the phase.
+    """
+    peak = decayed_rate(len(done), peak, options.decay_every_epochs, options.decay_factor)
+    if options.reduce_lr_on_plateau:
+        peak = plateau_rate(done, peak, options.plateau_factor, options.plateau_patience, options.min_learning_rate)
+    return rates(
+        np.arange(len(done) * num_steps, (len(done) + 1) * num_steps),
+        peak,
+        warm_up_steps=options.warm_up_steps,
+        schedule=options.schedule,
+        num_steps=num_epochs * num_steps,
+        least=options.min_learning_rate,
+    )

@@ -6,6 +6,7 @@ same command with the same --name goes on.
 """
 
 from pathlib import Path
+from typing import Any
 
 from tfds_builders.records.errors import Refused
 from tfds_builders.records.framing import CorruptRecord
@@ -33,6 +34,28 @@ def train_in_workers(task: Task, folder: JobFolder, is_local: bool) -> bool:
       Refused: the training cannot go on, for a reason that the user can change.
       ray.train.TrainingFailedError: workers died more often than is allowed.
     """
+    from ray.train import TrainingFailedError
+
+    cluster = from_dict(task.config).cluster
+    is_elastic = len(cluster.worker_counts) > 1
+    # How often Ray Train tries again to find room for the workers; -1: for ever.
+    failures = {"max_failures": cluster.max_failures, "controller_failure_limit": 0 if is_elastic else -1}
+    try:
+        result = _trainer(task, folder.name, is_local, failures).fit()
+    except TrainingFailedError as error:
+        reason = getattr(error, "controller_failure", None)
+        if isinstance(reason, INCURABLE):
+            raise Refused(str(reason)) from None
+        if is_elastic and type(reason).__name__ == "WorkerGroupStartupTimeoutError":
+            return False
+        raise
+    with result.checkpoint.as_directory() as directory:
+        folder.take(Path(directory), (HISTORY, PREDICTIONS, MODEL))
+    return True
+
+
+def _trainer(task: Task, name: str, is_local: bool, failures: dict[str, int]) -> Any:
+    """Ray's trainer; one of the same name goes on where the last one ended."""
     from ray.train import (
         CheckpointConfig,
         ControllerError,
@@ -40,12 +63,11 @@ def train_in_workers(task: Task, folder: JobFolder, is_local: bool) -> bool:
         LoggingConfig,
         RunConfig,
         ScalingConfig,
-        TrainingFailedError,
         UserCallback,
     )
     from ray.train.tensorflow import TensorflowTrainer
 
-    class Trainer(TensorflowTrainer):
+    class LocalTrainer(TensorflowTrainer):
         # Ray Train's cleaner asks the dashboard every second whether the driver lives, which a cluster of our own does
         # not have: it warns each time, and fails loudly where this machine runs other clusters.
         def _create_default_callbacks(self):
@@ -58,9 +80,8 @@ def train_in_workers(task: Task, folder: JobFolder, is_local: bool) -> bool:
                 if isinstance(error, INCURABLE):
                     raise ControllerError(error)  # which Ray Train does not try again
 
-    resources, cluster = task.resources, from_dict(task.config).cluster
-    is_elastic = len(cluster.worker_counts) > 1
-    trainer = (Trainer if is_local else TensorflowTrainer)(
+    resources = task.resources
+    return (LocalTrainer if is_local else TensorflowTrainer)(
         train,
         train_loop_config={"task": task},
         scaling_config=ScalingConfig(
@@ -69,25 +90,11 @@ def train_in_workers(task: Task, folder: JobFolder, is_local: bool) -> bool:
             resources_per_worker=resources.per_worker(),
         ),
         run_config=RunConfig(
-            name=folder.name,
+            name=name,
             storage_path=str(ray_dir()),
             checkpoint_config=CheckpointConfig(num_to_keep=CHECKPOINTS_KEPT),
-            failure_config=FailureConfig(
-                max_failures=cluster.max_failures, controller_failure_limit=0 if is_elastic else -1
-            ),
+            failure_config=FailureConfig(**failures),
             callbacks=[NoSecondTry()],
             logging_config=LoggingConfig(log_level="WARNING"),
         ),
     )
-    try:
-        result = trainer.fit()
-    except TrainingFailedError as error:
-        reason = getattr(error, "controller_failure", None)
-        if isinstance(reason, INCURABLE):
-            raise Refused(str(reason)) from None
-        if is_elastic and type(reason).__name__ == "WorkerGroupStartupTimeoutError":
-            return False
-        raise
-    with result.checkpoint.as_directory() as directory:
-        folder.take(Path(directory), (HISTORY, PREDICTIONS, MODEL))
-    return True

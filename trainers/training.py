@@ -17,14 +17,16 @@ import pyarrow.parquet as pq
 import tensorflow as tf
 
 from tfds_builders.records.schema import LABELS
-from trainers import checkpoints, loop, strategy
+from trainers import checkpoints, strategy
 from trainers.agreement import Agreement
+from trainers.calls import step_metrics, train_steps
 from trainers.config import difference, from_dict, to_dict
 from trainers.dataset import Records
 from trainers.decision import Decision
 from trainers.errors import CannotTrain
 from trainers.feed import Feed
-from trainers.history import best_epoch, decayed_rate, losses, metrics_of, of_phase, plateau_rate, position
+from trainers.history import best_epoch, losses, metrics_of, of_phase, position
+from trainers.loop import StepOptions, StepResults, TrainStep
 from trainers.mixture import load_all
 from trainers.models.families import FAMILIES
 from trainers.models.family import trains_batch_norm
@@ -33,9 +35,9 @@ from trainers.optimiser import averaged_weights, class_weights, computing_in, ma
 from trainers.packing import Settings
 from trainers.policies import make_order
 from trainers.progress import Progress, duration
-from trainers.rate import rates as learning_rates
-from trainers.rate import scaled
+from trainers.rate import epoch_rates, scaled
 from trainers.reader import naming_damage
+from trainers.validation import Evaluation, evaluation_metrics
 from trainers.worker import HISTORY, MODEL, PREDICTIONS, Task, selected, with_shuffled_labels
 
 PREDICTED_COLUMNS = ("id", "split", "label", "category", "group", "video", "generator")
@@ -120,7 +122,7 @@ class Training:
                 self._model = self._family.build(config.model, dropout, with_weights=directory is None)
             if self._resources.replicas > 1:
                 self._model = with_global_batch_norm(self._model)
-        self._evaluation = loop.Evaluation(self._strategy, self._model)
+        self._evaluation = Evaluation(self._strategy, self._model)
         self._best = self._model.get_weights()
         self._enter_phase()
         if directory:
@@ -143,12 +145,12 @@ class Training:
         with self._strategy.scope():
             self._optimizer = make_optimizer(phase.learning_rate, options)
         weights = class_weights(self._train.labels, options.class_weights)
-        self._step = loop.TrainStep(
+        self._step = TrainStep(
             self._strategy,
             self._model,
             self._optimizer,
             self._global_batch,
-            loop.StepOptions(options.clip_norm, options.accumulate, weights, options.xla),
+            StepOptions(options.clip_norm, options.accumulate, weights, options.xla),
             ids_of=lambda step: self._train.ids(self._order.batch(step)[0]),
         )
         self._agreement = Agreement(self._strategy, [*self._model.variables, *self._optimizer.variables])
@@ -174,7 +176,7 @@ class Training:
         with averaged_weights(self._strategy, self._model, self._optimizer, options):
             p_fake = self._evaluate(self._validation, "validation")
             weights = self._model.get_weights()
-        entry |= loop.evaluation_metrics(self._validation.labels, p_fake, "validation")
+        entry |= evaluation_metrics(self._validation.labels, p_fake, "validation")
         entry["seconds"] = time.monotonic() - started
         self._state = replace(self._state, history=[*state.history, entry])
         is_best = best_epoch(losses(self._state.history)) == epoch
@@ -199,7 +201,7 @@ class Training:
         taken, every = self._taken, self._config.cluster.checkpoint_steps
         progress = Progress(title, num_steps, size, self._log, done=len(taken))
         calls = []
-        some_steps = loop.train_steps(
+        some_steps = train_steps(
             self._step,
             iterator,
             rates,
@@ -226,12 +228,12 @@ class Training:
         if self._config.optimiser.clip_norm:
             norms = np.array(taken.norms)[np.isfinite(taken.norms)]  # in float16 steps that overflow are skipped
             entry |= {"train/gradient_norm": float(norms.mean())} if len(norms) else {}
-        entry |= loop.step_metrics(calls)
+        entry |= step_metrics(calls)
         if sentence := self._feed.bottleneck(entry.get("train/data_wait_share", 0.0)):
             self._log(sentence)
         return entry
 
-    def _next_call(self, some_steps: Iterator[loop.StepResults]) -> loop.StepResults | None:
+    def _next_call(self, some_steps: Iterator[StepResults]) -> StepResults | None:
         with naming_damage(self._train, lambda: self._feed.rows_being_read(int(self._global_batch.step.numpy()))):
             return next(some_steps, None)
 
@@ -249,21 +251,11 @@ class Training:
 
     def _rates(self) -> np.ndarray:
         """float64 [steps per epoch]: the learning rates of the coming epoch's steps."""
-        options, state, num_steps = self._config.optimiser, self._state, self._order.steps_per_epoch
-        phase, done = self._phases[state.phase], losses(of_phase(state.history, state.phase))
+        options, phase = self._config.optimiser, self._phases[self._state.phase]
+        done = losses(of_phase(self._state.history, self._state.phase))
         usual = self._family.variants[self._config.model.variant].optimiser.global_batch_size
         peak = scaled(phase.learning_rate, options.global_batch_size, usual, options.scale_rate)
-        peak = decayed_rate(len(done), peak, options.decay_every_epochs, options.decay_factor)
-        if options.reduce_lr_on_plateau:
-            peak = plateau_rate(done, peak, options.plateau_factor, options.plateau_patience, options.min_learning_rate)
-        return learning_rates(
-            np.arange(len(done) * num_steps, (len(done) + 1) * num_steps),
-            peak,
-            warm_up_steps=options.warm_up_steps,
-            schedule=options.schedule,
-            num_steps=phase.epochs * num_steps,
-            least=options.min_learning_rate,
-        )
+        return epoch_rates(options, peak, done, self._order.steps_per_epoch, phase.epochs)
 
     def _finish(self) -> None:
         history = self._state.history
@@ -274,7 +266,7 @@ class Training:
             stock_model = self._stock_model()
         self._model.set_weights(self._best)
         if self._config.optimiser.precision != "float32":  # scores are those of the saved model, which is in float32
-            self._evaluation = loop.Evaluation(self._strategy, stock_model)
+            self._evaluation = Evaluation(self._strategy, stock_model)
         scores = {split: self._evaluate(self._records[split], split) for split in ("validation", "test")}
         tables = [predictions(self._records[split], scores[split], split) for split in scores]
 
