@@ -12,7 +12,8 @@ import pytest
 from keras.applications import imagenet_utils
 
 from tfds_builders.records.errors import Refused
-from trainers.config import Config, ModelConfig, OptimiserConfig, from_dict, parse, to_dict
+from trainers.command_line import parse
+from trainers.config import Config, ModelConfig, OptimiserConfig, from_dict, to_dict
 from trainers.errors import UnfitWeights
 from trainers.models import cnn, efficientnet, inception, mesonet, resnet, vit, xception
 from trainers.models.families import FAMILIES
