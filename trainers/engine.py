@@ -5,6 +5,7 @@ with engine:
     engine.train(task, folder)
 """
 
+import contextlib
 import dataclasses
 import functools
 import gc
@@ -126,7 +127,8 @@ class ThisProcess:
 
 @functools.cache
 def _prepare_once(resources: Resources, deterministic: bool) -> None:
-    prepare_process(resources, deterministic)
+    with contextlib.suppress(RuntimeError):  # TensorFlow has run something already: its devices stay what they are
+        prepare_process(resources, deterministic)
 
 
 def _planned(config: Config, nodes: list[dict[str, float]]) -> Resources:
