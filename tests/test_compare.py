@@ -73,6 +73,9 @@ def test_a_model_with_two_seeds_and_the_second_time(tmp_path, realshard_home):
 
 def test_models_that_are_not_there_are_refused():
     assert list(compare.chosen(["cnn/v6"])) == [("cnn", "v6")]
+    assert {len(budget.seeds) for budget in compare.chosen([], seeds=1).values()} == {1}
+    with pytest.raises(Refused, match="--seeds must be 1 to 3"):
+        compare.chosen([], seeds=4)
     assert compare.chosen([]) == BUDGETS
     with pytest.raises(Refused, match="Received: 'cnn/v99'"):
         compare.chosen(["cnn/v99"])

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from tfds_builders.records.errors import Refused
 from trainers import compare_table, demo, metrics, tracking
 from trainers.compare_table import Row
-from trainers.comparison import BUDGETS, EXPERIMENT, IMAGE_SIZE, Budget
+from trainers.comparison import BUDGETS, EXPERIMENT, IMAGE_SIZE, SEEDS, Budget
 from trainers.config import to_dict
 from trainers.dataset import Dataset, find, load
 from trainers.history import History
@@ -163,16 +163,19 @@ def _draw(found: Sequence[Compared], directory: Path) -> list[Path]:
     return files
 
 
-def chosen(names: Sequence[str]) -> dict[Name, Budget]:
-    """The budgets of the variants that are named "family/variant"; of all without a name.
+def chosen(names: Sequence[str], seeds: int = len(SEEDS)) -> dict[Name, Budget]:
+    """The budgets of the variants that are named "family/variant", of all without a name, with so many seeds at most.
 
     Raises:
-      Refused: there is no such variant.
+      Refused: there is no such variant, or so many seeds.
     """
+    if not 1 <= seeds <= len(SEEDS):
+        raise Refused(f"--seeds must be 1 to {len(SEEDS)}. Received: {seeds}. Take 1 for a quick look.")
     known = {"/".join(name): name for name in BUDGETS}
     if wrong := [name for name in names if name not in known]:
         raise Refused(f"--models takes FAMILY/VARIANT. Received: {wrong[0]!r}. Take some of {', '.join(known)}.")
-    return {known[name]: BUDGETS[known[name]] for name in names or known}
+    budgets = {known[name]: BUDGETS[known[name]] for name in names or known}
+    return {name: replace(budget, seeds=budget.seeds[:seeds]) for name, budget in budgets.items()}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -182,10 +185,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="Trains every model on one small corpus, made like that of `make demo`; one table.",
     )
     parser.add_argument("--models", nargs="+", default=(), metavar="FAMILY/VARIANT", help="these alone (default: all)")
+    parser.add_argument("--seeds", type=int, default=len(SEEDS), help="trainings of a small model (%(default)s)")
     parser.add_argument("--data-dir", type=Path, help="where ai_vs_human is built (default: made in OUT)")
     parser.add_argument("--out", type=Path, default=Path("runs/compare"), help="folder to write to (%(default)s)")
     options: Any = parser.parse_args(arguments)
-    budgets = chosen(options.models)
+    budgets = chosen(options.models, options.seeds)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with silent_stderr():
         import tensorflow  # noqa: F401  # says much when it is imported

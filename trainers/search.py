@@ -115,7 +115,8 @@ def _try(config: Config, plan: SearchConfig, space: Sequence[Choice], name: str,
 
     told = to_dict(config)
     tuner = tune.Tuner(
-        tune.with_resources(trial, {"CPU": 0}),  # it waits for the workers of its job, which need them
+        # A trial waits for the workers of its job: it takes no CPU from them, and Tune wants it to take something.
+        tune.with_resources(trial, {"memory": 1}),
         param_space={choice.parameter: _domain(choice) for choice in space},
         tune_config=tune.TuneConfig(
             search_alg=BasicVariantGenerator(max_concurrent=plan.search_at_once, random_state=config.job.seed),
