@@ -23,10 +23,11 @@ from trainers import job, metrics, tracking
 from trainers.config import Config, flatten, from_dict, to_dict
 from trainers.data_config import STRENGTHS
 from trainers.engine import RayWorkers
-from trainers.home import ray_dir
+from trainers.home import VARIABLE, home, ray_dir
 from trainers.jobs import CONFIG, JobFolder, write_json
 from trainers.models.families import FAMILIES
 from trainers.search_config import DEFAULT_SPACE, LOGARITHMIC, Choice, SearchConfig
+from trainers.storage import default_data_dir
 from trainers.worker import PREDICTIONS
 
 RESULT = "search.json"
@@ -107,6 +108,7 @@ def _try(config: Config, plan: SearchConfig, space: Sequence[Choice], name: str,
     os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"  # paths in the config are the caller's
 
     def trial(values: dict[str, float]) -> None:
+        os.environ.update(places)
         try:
             score = _score(job.run(_trial_config(from_dict(told), values, name), parent=run_id), plan.search_by)
         except Refused as error:  # a SystemExit, which would end Tune's process without a word
@@ -114,6 +116,12 @@ def _try(config: Config, plan: SearchConfig, space: Sequence[Choice], name: str,
         tune.report({"score": score})
 
     told = to_dict(config)
+    # Tune's processes have the environment that Ray was started in.
+    places = {
+        VARIABLE: str(home()),
+        "MLFLOW_TRACKING_URI": tracking.tracking_uri(),
+        "TFDS_DATA_DIR": default_data_dir(),
+    }
     tuner = tune.Tuner(
         # A trial waits for the workers of its job: it takes no CPU from them, and Tune wants it to take something.
         tune.with_resources(trial, {"memory": 1}),
