@@ -64,8 +64,8 @@ BUDGETS: dict[tuple[str, str], Budget] = {
     ("cnn", "rgb224_rmsprop"): _SMALL,
     ("cnn", "two_by_two"): _SMALL,
     ("meso_inception4", "meso150"): _MUCH_DROPOUT,
-    ("meso_inception4", "ensemble5"): replace(_SMALL, seeds=(0,)),
-    ("meso_inception4", "ensemble10"): replace(_SMALL, seeds=(0,)),
+    ("meso_inception4", "ensemble5"): _LARGE,
+    ("meso_inception4", "ensemble10"): _LARGE,
     # From 256 pixels on the network is another one.
     ("meso_inception4", "meso256"): replace(_LARGE, image_size=256, epochs=2, train_split="train[:20%]"),
     ("resnet50", "gap_head"): _LARGE,
