@@ -24,7 +24,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 IN_PARALLEL := --numprocesses 2 --dist loadfile  # two processes, a file in one of them
 
-.PHONY: help install demo test test-long lint format ui serve cluster-up cluster-down clean
+.PHONY: help install demo compare test test-long lint format ui serve cluster-up cluster-down clean
 
 help:  ## list the targets (what `make` alone does)
 	@sed -n 's/^\([a-z][a-z-]*\):.*  ## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r target text; do \
@@ -42,6 +42,9 @@ install: $(STAMP)  ## make .venv and install the project into it
 
 demo: $(STAMP)  ## photographs -> shards -> training -> MLflow -> a verdict; ends with a table (about 10 minutes)
 	@$(RUN) -m trainers.demo
+
+compare: $(STAMP)  ## every model on one small corpus, in one table (at most an hour); again: goes on where it was
+	@$(RUN) -m trainers.compare
 
 test: $(STAMP)  ## the tests (at most 15 minutes on 2 cores, no network)
 	@$(RUN) -m pytest $(IN_PARALLEL)

@@ -6,7 +6,8 @@ import pytest
 
 from tfds_builders.records.errors import Refused
 from trainers.checks import check_global_batch, dataset_weights, selection
-from trainers.config import Config, difference, from_dict, parse, to_dict
+from trainers.command_line import parse
+from trainers.config import Config, difference, from_dict, to_dict
 from trainers.models.resnet import VARIANTS
 
 

@@ -1,8 +1,8 @@
 """Every family: bytes in, P(fake) out, the preprocessing inside and once, saved whole, able to learn."""
 
 import dataclasses
-import importlib
 import os
+import runpy
 import subprocess
 import sys
 
@@ -12,7 +12,8 @@ import pytest
 from keras.applications import imagenet_utils
 
 from tfds_builders.records.errors import Refused
-from trainers.config import Config, ModelConfig, OptimiserConfig, from_dict, parse, to_dict
+from trainers.command_line import parse
+from trainers.config import Config, ModelConfig, OptimiserConfig, from_dict, to_dict
 from trainers.errors import UnfitWeights
 from trainers.models import cnn, efficientnet, inception, mesonet, resnet, vit, xception
 from trainers.models.families import FAMILIES
@@ -254,11 +255,11 @@ def test_recipes_are_the_published_ones():
 
 @pytest.mark.parametrize("name", ENTRY_POINTS)
 def test_entry_point_lists_its_variants(name, repository, capsys, monkeypatch):
-    assert os.access(repository / "trainers" / f"{name}.py", os.X_OK)
-    main = importlib.import_module(f"trainers.{name}").main
+    file = repository / "trainers" / f"{name}.py"
+    assert os.access(file, os.X_OK)
     monkeypatch.setattr(sys, "argv", [f"{name}.py", "--help"])
     with pytest.raises(SystemExit) as caught:
-        main()
+        runpy.run_path(str(file), run_name="__main__")
     assert caught.value.code == 0
     text = capsys.readouterr().out
     variants = ENTRY_POINTS[name].VARIANTS

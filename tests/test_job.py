@@ -89,7 +89,10 @@ def test_job_is_one_finished_run_with_config_metrics_and_artifacts(finished):
     assert inputs == dict.fromkeys(("train", "validation", "test"), finished.fingerprint[:36])
     artifacts = {file.path for file in client.list_artifacts(finished.run_id)}
     assert {"predictions.parquet", "history.json", "config.json", "figures"} <= artifacts
-    assert {"dataset", "dataset_card.md", "model_card.md"} <= artifacts
+    assert {"dataset", "dataset_card.md", "model_card.md", "card.json", "card.html"} <= artifacts
+    page = (Path(finished.directory) / "card.html").read_text()
+    assert f"{finished.metrics['auc']:.4f}" in page
+    assert "P(fake) is calibrated" in page
 
 
 def test_the_first_model_tells_where_it_came_from(finished):

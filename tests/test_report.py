@@ -6,9 +6,14 @@ import pytest
 from PIL import Image
 from sklearn.metrics import roc_curve
 
-from trainers import metrics, report
+from trainers import metrics
+from trainers.card_figures import figures_of
+from trainers.report import DOTS_PER_INCH
 
-FIGURES = ["confusion_matrix", "roc", "precision_recall", "per_class", "scores", "learning_curves"]
+FIGURES = [
+    *("confusion_matrix", "roc", "precision_recall", "per_class", "det", "reliability", "scores"),
+    "learning_curves",
+]
 
 
 def predictions(labels, scores, split="test") -> pa.Table:
@@ -40,6 +45,10 @@ def table():
     return pa.concat_tables([test, predictions([0, 1] * 50, [0.5] * 100, split="validation")])
 
 
+def drawn(table: pa.Table, epochs=(), summary=None) -> dict:
+    return figures_of(table, {"summary": summary or metrics.summarise(table), "by": {}}, epochs)
+
+
 def texts(axes) -> list[str]:
     return [text.get_text() for text in axes.texts]
 
@@ -49,15 +58,17 @@ def legend(axes) -> list[str]:
 
 
 def test_every_figure_is_a_picture_of_its_size(table, tmp_path):
-    files = report.write_figures(table, history(6), tmp_path / "figures")
-    assert [file.name for file in files] == [f"{name}.png" for name in FIGURES]
-    for file in files:
+    figures = drawn(table, history(6))
+    assert list(figures) == FIGURES
+    for name, figure in figures.items():
+        file = tmp_path / f"{name}.png"
+        figure.savefig(file, dpi=DOTS_PER_INCH)
         with Image.open(file) as picture:
             assert picture.width >= 900
             assert picture.height >= 600
             colours = picture.convert("RGB").getcolors(maxcolors=1 << 24)
-            drawn = sum(count for count, colour in colours if min(colour) < 200)
-            assert drawn > 0.01 * picture.width * picture.height
+            inked = sum(count for count, colour in colours if min(colour) < 200)
+            assert inked > 0.01 * picture.width * picture.height
 
 
 CASES = {
@@ -74,7 +85,7 @@ CASES = {
 def test_nothing_is_clipped_and_every_axis_has_a_name(case):
     labels, scores, epochs = CASES[case]
     summary = metrics.summarise(predictions(labels, scores), bootstrap=20)
-    figures = report.build_figures(predictions(labels, scores), epochs, summary=summary)
+    figures = drawn(predictions(labels, scores), epochs, summary)
     assert list(figures) == FIGURES
     for name, figure in figures.items():
         figure.draw_without_rendering()
@@ -91,7 +102,7 @@ def test_nothing_is_clipped_and_every_axis_has_a_name(case):
 
 def test_the_confusion_matrix_names_counts_and_shares():
     table = predictions([0] * 4 + [1] * 5, [0.1, 0.2, 0.3, 0.9] + [0.9, 0.8, 0.7, 0.1, 0.2])
-    (axes,) = report.build_figures(table, [])["confusion_matrix"].axes
+    (axes,) = drawn(table, [])["confusion_matrix"].axes
     placed = {(text.get_position(), text.get_text()) for text in axes.texts}
     assert placed == {
         ((0, 0), "3"),
@@ -108,9 +119,9 @@ def test_the_confusion_matrix_names_counts_and_shares():
 
 
 def test_the_roc_curve_is_that_of_the_test_split_with_its_interval(table):
-    summary = metrics.summarise(metrics.of_split(table, "test"))
-    (axes,) = report.build_figures(table, [], summary=summary)["roc"].axes
     part = metrics.of_split(table, "test")
+    summary = metrics.summarise(part)
+    (axes,) = drawn(part)["roc"].axes
     false_rates, true_rates, _ = roc_curve(part["label"].to_numpy(), part["p_fake"].to_numpy())
     _, curve, dot = axes.lines
     np.testing.assert_allclose(curve.get_xdata(), false_rates)
@@ -121,13 +132,13 @@ def test_the_roc_curve_is_that_of_the_test_split_with_its_interval(table):
 
 
 def test_precision_and_recall_show_the_base_rate():
-    (axes,) = report.build_figures(predictions([0, 0, 0, 1], [0.1, 0.2, 0.6, 0.9]), [])["precision_recall"].axes
+    (axes,) = drawn(predictions([0, 0, 0, 1], [0.1, 0.2, 0.6, 0.9]), [])["precision_recall"].axes
     assert legend(axes)[:2] == ["base rate 0.250", "average precision 1.000"]
     assert axes.lines[0].get_ydata() == [0.25, 0.25]
 
 
 def test_each_class_has_a_bar_of_its_recall_in_its_colour():
-    (axes,) = report.build_figures(predictions([0, 0, 0, 0, 1], [0.1, 0.2, 0.3, 0.9, 0.9]), [])["per_class"].axes
+    (axes,) = drawn(predictions([0, 0, 0, 0, 1], [0.1, 0.2, 0.3, 0.9, 0.9]), [])["per_class"].axes
     assert [bar.get_height() for bar in axes.patches] == [0.75, 1.0]
     assert [label.get_text() for label in axes.get_xticklabels()] == ["real\n4 images", "fake\n1 images"]
     assert texts(axes) == ["75.0%", "100.0%"]
@@ -135,7 +146,7 @@ def test_each_class_has_a_bar_of_its_recall_in_its_colour():
 
 
 def test_learning_curves_mark_the_best_epoch_and_the_phases():
-    figure = report.build_figures(predictions([0, 1], [0.1, 0.9]), history(7, with_auc=True))["learning_curves"]
+    figure = drawn(predictions([0, 1], [0.1, 0.9]), history(7, with_auc=True))["learning_curves"]
     assert [axes.get_title(loc="left") for axes in figure.axes] == ["Loss", "Accuracy", "AUC"]
     loss, _, auc = figure.axes
     assert legend(loss) == ["train", "validation", "best epoch: 3", "next phase"]
@@ -148,13 +159,13 @@ def test_learning_curves_mark_the_best_epoch_and_the_phases():
 
 
 def test_a_degenerate_predictor_is_called_one_on_every_figure():
-    figures = report.build_figures(predictions([0, 1, 1], [0.9, 0.8, 0.7]), [])
+    figures = drawn(predictions([0, 1, 1], [0.9, 0.8, 0.7]), [])
     for figure in figures.values():
         assert figure.get_suptitle() == "no detector: every image is called fake, although 33% are real"
 
 
 def test_what_one_class_leaves_undefined_is_said():
-    figures = report.build_figures(predictions([1, 1], [0.2, 0.9]), [])
+    figures = drawn(predictions([1, 1], [0.2, 0.9]), [])
     for name in ("roc", "precision_recall"):
         assert "not defined" in texts(figures[name].axes[0])[0]
     assert texts(figures["per_class"].axes[0]) == ["none there", "50.0%"]

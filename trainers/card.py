@@ -69,6 +69,20 @@ def card_of(
     }
 
 
+def calibration_of(temperature: float | None, base_rate: float | None) -> str:
+    """What P(fake) means, in a sentence.
+
+    Args:
+      temperature, base_rate: as of `trainers.decision.Decision`.
+    """
+    if temperature is None:
+        return "P(fake) is the network's own: it was not calibrated."
+    return (
+        f"P(fake) is calibrated (temperature {temperature:.3g}) for images of which "
+        f"{base_rate:.1%} are fake, and for no other share."
+    )
+
+
 def per_class(summary: metrics.Summary) -> dict[str, dict[str, float | None]]:
     """Precision, recall, F1 and support of each class, their means over classes (macro) and over images (weighted).
 

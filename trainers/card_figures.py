@@ -35,8 +35,8 @@ _ON_ANY_PAPER: Any = {"grid.color": GREY, "grid.alpha": 0.3, "legend.facecolor":
 
 
 def figures_of(predictions: pa.Table, card: Card, history: Sequence[dict[str, Any]] = ()) -> dict[str, Figure]:
-    """confusion_matrix, roc, precision_recall, det, reliability, scores; a by_... for each table of the card;
-    robustness if it was measured; learning_curves if there is a history (one dict an epoch, see trainers/history.py).
+    """confusion_matrix, roc, precision_recall, per_class, det, reliability, scores; a by_... for each table of the
+    card; robustness if it was measured; learning_curves if there is a history (see trainers/history.py).
 
     Args:
       predictions: columns label, p_fake.
@@ -47,6 +47,7 @@ def figures_of(predictions: pa.Table, card: Card, history: Sequence[dict[str, An
         "confusion_matrix": lambda axes: report.draw_confusion(axes, summary),
         "roc": lambda axes: report.draw_roc(axes, labels, scores, summary),
         "precision_recall": lambda axes: report.draw_precision_recall(axes, labels, scores, summary),
+        "per_class": lambda axes: report.draw_per_class(axes, summary),
         "det": lambda axes: draw_det(axes, labels, scores, summary),
         "reliability": lambda axes: draw_reliability(axes, labels, scores, summary),
         "scores": lambda axes: report.draw_scores(axes, labels, scores, summary),
@@ -58,7 +59,11 @@ def figures_of(predictions: pa.Table, card: Card, history: Sequence[dict[str, An
         for name, draw in panels.items():
             bars = min(len(card["by"][name.removeprefix("by_")]), MAX_BARS) if name.startswith("by_") else 0
             figures[name] = report.new_figure(6.4, max(5.8, 1.6 + 0.5 * bars))
-            draw(figures[name].add_subplot())
+            axes = figures[name].add_subplot()
+            draw(axes)
+            axes.set_title(f"{axes.get_title(loc='left')} ({summary['n']:,} images)")
+            if summary["degenerate"]:
+                figures[name].suptitle(f"no detector: {summary['degenerate_because']}", color=report.RED, fontsize=11)
         if card.get("robustness"):
             figures["robustness"] = draw_robustness(card["robustness"])
         if any(MONITOR in entry for entry in history):

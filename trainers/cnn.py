@@ -10,19 +10,8 @@ rgb224_adam and rgb224_rmsprop (224 pixels, rate 1e-4, batch 32, 10 epochs), two
 32, 10 epochs, random turns). What each is made of: docs/models.md.
 """
 
-import sys
-
-from trainers import job
-from trainers.config import parse
+from trainers.command_line import main
 from trainers.models.cnn import VARIANTS
 
-
-def main() -> None:
-    """Parses the command line, runs the job, prints what came out."""
-    config = parse(sys.argv[1:], VARIANTS, description=__doc__, prog="cnn.py")
-    result = job.run(config)
-    print(job.describe_result(result))
-
-
 if __name__ == "__main__":
-    main()
+    main(VARIANTS, __doc__, "cnn.py")

@@ -1,25 +1,16 @@
-"""What a job is told: frozen dataclasses, their checks, and the command line made from them.
+"""What a job is told: frozen dataclasses and their checks. The comments behind the fields are the texts of --help."""
 
-The comments behind the fields are the texts of --help. Every flag `--x-y` can also be given a default by the
-environment variable `REALSHARD_X_Y`; a flag on the command line wins over it.
-"""
-
-import argparse
 import dataclasses
-import os
 import re
-import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import simple_parsing
 
-from tfds_builders.records.errors import Refused
 from trainers.checks import check, check_global_batch, flag, one_of
 from trainers.data_config import AugmentConfig, DataConfig
 
-ENVIRONMENT_PREFIX = "REALSHARD_"
 SMALLEST_IMAGE = 32  # pixels; ResNet50 halves the sides five times
 OPTIMISERS = ("adam", "adamw", "rmsprop", "sgd")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")  # also a directory name and an MLflow run name
@@ -280,70 +271,3 @@ def difference(old: Mapping[str, Mapping[str, Any]], new: Mapping[str, Mapping[s
             if before != value and (group not in ("cluster", "job") or name == "seed"):
                 found.append(f"--{name.replace('_', '-')} {before} -> {value}")
     return found
-
-
-class _Parser(simple_parsing.ArgumentParser):
-    """Prints the groups of --help by their descriptions alone."""
-
-    def format_help(self) -> str:
-        text = super().format_help()
-        text = re.sub(r"^Config \['config'\]:\n.*\n\n", "", text, flags=re.MULTILINE)
-        return re.sub(r"^\w+ \['config\.\w+'\]:\n  (.*)\n\n", r"\1\n", text, flags=re.MULTILINE)
-
-
-def parse(
-    argv: Sequence[str], variants: Mapping[str, Config], description: str = "", prog: str | None = None
-) -> Config:
-    """The config of a command line.
-
-    Args:
-      argv: the arguments, without the program's name.
-      variants: the defaults of each variant; the first is the default variant.
-      description: what --help says first.
-      prog: the program's name in --help.
-
-    Raises:
-      Refused: an unknown variant, or a value that breaks a rule.
-    """
-    arguments = _from_environment() + list(argv)
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--variant", default=next(iter(variants)))
-    variant = first.parse_known_args(arguments)[0].variant
-    if variant not in variants:
-        raise Refused(f"--variant must be one of {', '.join(variants)}. Received: {variant!r}. Take one of them.")
-    parser = _Parser(
-        prog=prog,
-        description=f"{description.rstrip()}\n\n{_listed(variants)}\n",
-        add_option_string_dash_variants=simple_parsing.DashVariant.DASH,
-        allow_abbrev=False,
-    )
-    parser.add_arguments(Config, dest="config", default=variants[variant])
-    flags = [argument.split("=")[0] for argument in argv if argument.startswith("--")]
-    twice = {flag for flag in flags if flags.count(flag) > 1}
-    if twice:
-        raise Refused(
-            f"a flag may be given once. Received twice: {', '.join(sorted(twice))}. Give all values after one."
-        )
-    try:
-        config = parser.parse_args(arguments).config
-    except ValueError as error:
-        raise Refused(str(error)) from None
-    # What is no flag is not taken from the defaults that the parser was given.
-    return dataclasses.replace(config, model=dataclasses.replace(config.model, family=variants[variant].model.family))
-
-
-def _listed(variants: Mapping[str, Config]) -> str:
-    text = f"--variant is one of these, the first if it is left out: {', '.join(variants)}."
-    return textwrap.fill(text, 120, break_on_hyphens=False)
-
-
-def _from_environment() -> list[str]:
-    """The REALSHARD_* variables that have the name of a flag, as arguments."""
-    arguments = []
-    for group in dataclasses.fields(Config):
-        for option in dataclasses.fields(group.default_factory):  # type: ignore[arg-type]
-            value = os.environ.get(ENVIRONMENT_PREFIX + option.name.upper())
-            if value and option.name != "family":
-                flag = "--" + option.name.replace("_", "-")
-                arguments += [flag, *value.split()] if option.default == () else [flag, value]
-    return arguments

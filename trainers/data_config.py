@@ -9,6 +9,8 @@ from trainers.checks import check, dataset_weights, flag, one_of, selection
 
 ORDERS = ("plain", "balanced", "blocked")
 PIXEL_CACHES = ("none", "memory", "disk")
+# Of the augmentation, each with the most that it can be.
+STRENGTHS = {"brightness": 1.0, "contrast": 0.99, "hue": 0.5, "saturation": 0.99, "rotation": 0.5, "shift": 0.5}
 
 
 def _columns(metavar: str = "COLUMN=VALUE[,VALUE]") -> Any:
@@ -80,7 +82,6 @@ class AugmentConfig:
         for name in ("blur_probability", "jpeg_probability"):
             value = getattr(self, name)
             check(0 <= value <= 1, f"--{name.replace('_', '-')} must lie between 0 and 1", value, "take 0.1 or 0.5")
-        limits = {"brightness": 1.0, "contrast": 0.99, "hue": 0.5, "saturation": 0.99, "rotation": 0.5, "shift": 0.5}
-        for name, most in limits.items():
+        for name, most in STRENGTHS.items():
             value = getattr(self, name)
             check(0 <= value <= most, f"--{name} must lie between 0 and {most}", value, "take 0.1, or 0 for none")

@@ -25,7 +25,7 @@ from typing import Any
 import simple_parsing
 
 from tfds_builders.records.errors import Refused
-from trainers.config import ENVIRONMENT_PREFIX
+from trainers.command_line import ENVIRONMENT_PREFIX
 from trainers.dataset import DATASET_INFO, Dataset, find, load
 from trainers.jobs import RESULT, write_json
 
@@ -97,10 +97,7 @@ class Demo:
 
     def run(self) -> dict[str, Any]:
         """All stages; returns what summary.json holds."""
-        with self._stage("corpus", "1. photographs, real and re-synthesised"):
-            self._corpus()
-        with self._stage("build", "2. TFRecord shards and their manifest"):
-            dataset = self._build()
+        dataset = load(self.built())
         with self._stage("train", "3. a ResNet50, its MLflow run, the registered model"):
             result = self._train(dataset)
         with self._stage("evaluate", "4. how well it does on photographs it has never seen"):
@@ -111,6 +108,14 @@ class Demo:
         summary |= {"reused": self.reused, "seconds": self.seconds | {"total": sum(self.seconds.values())}}
         write_json(self.settings.folder / "summary.json", summary)
         return summary
+
+    def built(self) -> Path:
+        """The first two stages; returns the directory of the built dataset."""
+        with self._stage("corpus", "1. photographs, real and re-synthesised"):
+            self._corpus()
+        with self._stage("build", "2. TFRecord shards and their manifest"):
+            self._build()
+        return Path(str(find(DATASET, self.settings.folder / "data")))
 
     @contextmanager
     def _stage(self, name: str, title: str) -> Iterator[None]:
@@ -132,13 +137,12 @@ class Demo:
         run_command(command)
         write_json(mark, command)
 
-    def _build(self) -> Dataset:
+    def _build(self) -> None:
         data = self.settings.folder / "data"
         if any((data / DATASET).glob(f"*/{DATASET_INFO}")):
             self._reuse("build", find(DATASET, data))
         else:
             run_command(build_command(self.settings))
-        return load(find(DATASET, data))
 
     def _train(self, dataset: Dataset) -> dict[str, Any]:
         from trainers.home import jobs_dir
@@ -190,7 +194,7 @@ def run_command(command: Sequence[str]) -> None:
                 sys.stderr.flush()
     if process.returncode:
         what = f"`{shlex.join(command[:3])} ...` ended with code {process.returncode}"
-        raise Refused(f"the demo stops: {what}, for the reason above")
+        raise Refused(f"{what}, for the reason above")
 
 
 def evaluate(dataset: Dataset, result: dict[str, Any], left_out: str) -> dict[str, Any]:

@@ -9,19 +9,8 @@ The head is trained alone for 3 epochs at 1e-3, then with the backbone's last st
 pixels.
 """
 
-import sys
-
-from trainers import job
-from trainers.config import parse
+from trainers.command_line import main
 from trainers.models.efficientnet import VARIANTS
 
-
-def main() -> None:
-    """Parses the command line, runs the job, prints what came out."""
-    config = parse(sys.argv[1:], VARIANTS, description=__doc__, prog="efficientnet.py")
-    result = job.run(config)
-    print(job.describe_result(result))
-
-
 if __name__ == "__main__":
-    main()
+    main(VARIANTS, __doc__, "efficientnet.py")

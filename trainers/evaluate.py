@@ -10,7 +10,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,8 @@ import pyarrow.parquet as pq
 
 from tfds_builders.records.errors import Refused
 from trainers import tracking
-from trainers.card import Card, card_of
-from trainers.card_html import Picture, html_of
+from trainers.card import Card, calibration_of, card_of
+from trainers.card_files import CARD, PAGE, write_card
 from trainers.card_pictures import Part, augmented, most_wrong_images
 from trainers.dataset import find, load
 from trainers.origin import Origin, identities, origin_of, overlap
@@ -30,8 +30,6 @@ from trainers.robustness import robustness, sample
 from trainers.run_logger import RunLogger
 from trainers.storage import default_data_dir
 from trainers.worker import HISTORY, PREDICTIONS
-
-CARD, PAGE, FIGURES = "card.json", "card.html", "figures"
 
 
 def select(names: Sequence[str], data_dir: str, split: str) -> list[Part]:
@@ -84,38 +82,6 @@ def notes_of(origin: Origin | None, parts: Sequence[Part]) -> list[str]:
     return notes
 
 
-def calibration_of(settings: Mapping[str, Any]) -> str:
-    """What P(fake) of a registered model means, in a sentence."""
-    if settings["temperature"] is None:
-        return "P(fake) is the network's own: it was not calibrated."
-    return (
-        f"P(fake) is calibrated (temperature {settings['temperature']:.3g}) for images of which "
-        f"{settings['base_rate']:.1%} are fake, and for no other share."
-    )
-
-
-def write(
-    directory: Path,
-    predictions: pa.Table,
-    card: Card,
-    title: str,
-    history: Sequence[dict[str, Any]] = (),
-    pictures: Mapping[str, Sequence[Picture]] | None = None,
-) -> None:
-    """Writes predictions.parquet, card.json, figures/*.png and card.html into `directory`, which is made if need be."""
-    from trainers.card_figures import figures_of, svg_of
-    from trainers.report import DOTS_PER_INCH
-
-    (directory / FIGURES).mkdir(parents=True, exist_ok=True)
-    pq.write_table(predictions, directory / PREDICTIONS)
-    (directory / CARD).write_text(json.dumps({"title": title} | card, indent=1, allow_nan=False) + "\n")
-    figures = figures_of(predictions, card, history)
-    for name, figure in figures.items():
-        figure.savefig(directory / FIGURES / f"{name}.png", dpi=DOTS_PER_INCH)
-    svgs = {name: svg_of(figure) for name, figure in figures.items()}
-    (directory / PAGE).write_text(html_of(card, title, svgs, pictures or {}), "utf-8")
-
-
 def evaluate(
     model: str,
     names: Sequence[str],
@@ -157,7 +123,7 @@ def evaluate(
     where = ", ".join(f"{part.dataset.name}:{part.dataset.version}" for part in parts)
     title = f"{detector.name} v{detector.version} on {where}, {split}"
     fingerprints = ", ".join(part.dataset.fingerprint[:16] for part in parts)
-    card["calibration"] = calibration_of(settings)
+    card["calibration"] = calibration_of(settings["temperature"], settings["base_rate"])
     card["facts"] = {
         "model": f"models:/{detector.name}/{detector.version}",
         "MLflow run": version.run_id,
@@ -168,7 +134,8 @@ def evaluate(
     pictures = {"Judged worst": most_wrong_images(predictions, parts)}
     if origin:
         pictures["Training images as the network saw them"] = augmented(origin)
-    write(directory, predictions, card, title, history, pictures)
+    write_card(directory, predictions, card, title, history, pictures)
+    pq.write_table(predictions, directory / PREDICTIONS)
     if is_logged:
         folder = f"cards/{'+'.join(names)}-{split}".translate(str.maketrans("[:]%", "____"))
         for file in (PREDICTIONS, CARD, PAGE):

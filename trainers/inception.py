@@ -9,19 +9,8 @@ The backbone is frozen; a flattened head with a softmax over (real, fake) is tra
 224 pixels, random turns.
 """
 
-import sys
-
-from trainers import job
-from trainers.config import parse
+from trainers.command_line import main
 from trainers.models.inception import VARIANTS
 
-
-def main() -> None:
-    """Parses the command line, runs the job, prints what came out."""
-    config = parse(sys.argv[1:], VARIANTS, description=__doc__, prog="inception.py")
-    result = job.run(config)
-    print(job.describe_result(result))
-
-
 if __name__ == "__main__":
-    main()
+    main(VARIANTS, __doc__, "inception.py")

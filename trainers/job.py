@@ -7,43 +7,37 @@ finished, gives its result.
 """
 
 import dataclasses
-import functools
-import os
 import secrets
 import shutil
 import statistics
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from tfds_builders.records.errors import Refused
-from tfds_builders.records.ray_address import prepare_ray_address
 from tfds_builders.records.schema import LABELS
 from trainers import ensemble, tracking
-from trainers.config import Config, flatten, from_dict, to_dict
+from trainers.config import Config, flatten, to_dict
 from trainers.dataset import Dataset, Records
 from trainers.decision import Decision, decide_for
 from trainers.dossier import write_dossier
+from trainers.engine import RayWorkers, ThisProcess
 from trainers.home import pixels_dir, ray_dir
-from trainers.jobs import JobFolder
+from trainers.jobs import CONFIG, JobFolder
 from trainers.logged_models import link_metrics
 from trainers.mixture import find_all, load_all, resolve
 from trainers.models.families import FAMILIES
 from trainers.models.family import Family
 from trainers.policies import make_order
 from trainers.provenance import environment_tags
-from trainers.recovery import train_in_workers
 from trainers.run_logger import RunLogger, ending_badly
 from trainers.storage import default_data_dir
-from trainers.strategy import Resources, describe, plan_resources
+from trainers.strategy import describe
 from trainers.worker import HISTORY, MODEL, PREDICTIONS, Task, selected, shared_groups
 
-FIGURES = "figures"
 NUM_COMPARED_IMAGES = 32  # on which the registered model must agree with the trained one
 
 
@@ -68,8 +62,13 @@ class JobResult:
     is_reused: bool = False  # the job had finished before; nothing was done
 
 
-def run(config: Config) -> JobResult:
+def run(config: Config, *, parent: str = "", here: bool = False) -> JobResult:
     """Runs the job that `config` describes, resumes it, or finds that it has finished.
+
+    Args:
+      config: of the job.
+      parent: the MLflow run that the job's is a child of, if any.
+      here: train in this process rather than in Ray Train's workers.
 
     Raises:
       Refused: bad input, or something that the user must change; one sentence.
@@ -82,7 +81,7 @@ def run(config: Config) -> JobResult:
     folder = JobFolder(name)
     uri = tracking.tracking_uri()
     tracking.ensure_reachable(uri)
-    address = prepare_ray_address()
+    engine = ThisProcess() if here else RayWorkers()
     if not (folder.path / HISTORY).exists():
         family.check(config.model)
     with folder.locked():
@@ -90,7 +89,8 @@ def run(config: Config) -> JobResult:
         if finished:
             print(f"job {name} had finished already: {folder.path}", flush=True)
             return dataclasses.replace(JobResult(**finished), is_reused=True)
-        return _run(config, family, dataset, records, folder, uri, address)
+        lineage = {tracking.PARENT_TAG: parent} if parent else {}
+        return _run(config, family, dataset, records, folder, uri, engine, lineage)
 
 
 def _run(
@@ -100,18 +100,20 @@ def _run(
     records: dict[str, Records],
     folder: JobFolder,
     uri: str,
-    address: str,
+    engine: RayWorkers | ThisProcess,
+    lineage: Mapping[str, str],
 ) -> JobResult:
     title = dataset.title
     seconds, started = {}, time.monotonic()
-    with _ray(address):
-        resources = _planned_resources(config)
+    with engine:
+        resources = engine.resources(config)
         print(f"job {folder.name} on {title}: {describe(resources, config.optimiser.global_batch_size)}", flush=True)
         tags = {
             "realshard.dataset": title,
             "realshard.fingerprint": dataset.fingerprint,
             "realshard.family": family.name,
-            **environment_tags(resources, _ray_job_id()),
+            **environment_tags(resources, engine.job_id),
+            **lineage,
         }
         run_id = tracking.open_run(tracking.experiment(config.job.experiment), folder.name, flatten(config), tags)
         logger = RunLogger(run_id, uri)
@@ -123,19 +125,13 @@ def _run(
                     run_id, f"{title}/{split}", dataset.fingerprint, split, sources=sources, profile=profile
                 )
             task = Task(to_dict(config), sources, dataset.fingerprint, resources, run_id, uri, str(pixels_dir()))
-            ensemble.train(task, folder, functools.partial(_train, is_local=address == "local"))
+            ensemble.train(task, folder, engine.train)
             seconds["train"] = time.monotonic() - started
     with ending_badly(logger, folder.name):
         result = _close(config, family, dataset, records, folder, run_id, logger, seconds)
     folder.finish(dataclasses.asdict(result))
     shutil.rmtree(ray_dir() / folder.name, ignore_errors=True)  # checkpoints of a finished job
     return JobResult(**folder.result())  # as a later call will read it
-
-
-def _train(task: Task, folder: JobFolder, is_local: bool) -> None:
-    """Trains one model in Ray Train's workers; with fewer of a range of workers when a machine was lost for good."""
-    while not train_in_workers(task, folder, is_local):
-        task = dataclasses.replace(task, resources=_planned_resources(from_dict(task.config)))
 
 
 def _close(
@@ -153,7 +149,10 @@ def _close(
 
     import pyarrow.parquet as pq
 
-    from trainers import metrics, report
+    from trainers import metrics
+    from trainers.card import calibration_of, card_of
+    from trainers.card_files import CARD, FIGURES, PAGE, write_card
+    from trainers.card_pictures import Part, most_wrong_images
     from trainers.history import best_epoch, losses, metrics_of
 
     started = time.monotonic()
@@ -162,17 +161,20 @@ def _close(
     decision = decide_for(config.model, metrics.of_split(scored, "validation"))
     predictions = decision.applied(scored)  # as the registered model will report them
     pq.write_table(predictions, folder.path / PREDICTIONS)
-    summary = metrics.summarise(metrics.of_split(predictions, "test"), decision.threshold)
+    test = metrics.of_split(predictions, "test")
+    card = card_of(test, decision.threshold, unsure=decision.unsure)
+    summary = card["summary"]
     best = best_epoch(losses(history)) if history else 0
     lacked = logger.ensure_complete({entry["epoch"]: metrics_of(entry) for entry in history})
     if lacked:
         print(f"{lacked} values of metrics that MLflow lacked were logged at the end", flush=True)
     logger.ensure_complete({best: metrics.flatten(summary, "test/")})
-    figures = folder.path / FIGURES
-    figures.mkdir(exist_ok=True)
-    report.write_figures(predictions, history, figures, threshold=decision.threshold, summary=summary)
-    logger.figures(figures)
-    for file in (PREDICTIONS, HISTORY, "config.json"):
+    card["calibration"] = calibration_of(decision.temperature, decision.base_rate)
+    card["facts"] = {"job": folder.name, "MLflow run": run_id, "trained and tested on": dataset.title}
+    worst = most_wrong_images(test, [Part(dataset, records["test"])])
+    write_card(folder.path, test, card, f"{folder.name} on {dataset.title}, test", history, {"Judged worst": worst})
+    logger.figures(folder.path / FIGURES)
+    for file in (PREDICTIONS, HISTORY, CONFIG, CARD, PAGE):
         logger.artifact(folder.path / file)
     model = config.job.registered_name or family.default_registered_name
     tags = tracking.client_of().get_run(run_id).data.tags
@@ -289,52 +291,3 @@ def _checked_records(dataset: Dataset, config: Config) -> dict[str, Records]:
                 f"all {LABELS[part.labels[0]]}. Build the dataset again from a source with more of both."
             )
     return records
-
-
-def _ray_job_id() -> str:
-    import ray
-
-    return ray.get_runtime_context().get_job_id()
-
-
-def _planned_resources(config: Config) -> Resources:
-    import ray
-
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    try:
-        options = config.optimiser
-        return plan_resources(config.cluster, nodes, options.global_batch_size, options.accumulate)
-    except ValueError as error:
-        raise Refused(str(error)) from None
-
-
-@contextmanager
-def _ray(address: str) -> Iterator[None]:
-    """Connects to the Ray cluster at `address`, or to the one this process already uses. What was started here ends
-    here."""
-    quiet = {"RAY_TRAIN_ENABLE_PRINT_PATCH": "0"}  # with TensorFlow's logging it prints every line twice
-    if address == "local":
-        quiet["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"  # nobody takes this machine away
-    if not sys.stdout.isatty():
-        quiet["RAY_COLOR_PREFIX"] = "0"
-    for name, value in quiet.items():
-        os.environ.setdefault(name, value)
-    import ray
-
-    was_running = ray.is_initialized()
-    if not was_running:
-        options: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
-        try:
-            # A logging config of the job's own also leaves out the prefix before every line of a worker.
-            ray.init(address=address, logging_config=ray.LoggingConfig(log_level="WARNING"), **options)
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise Refused(
-                f"RAY_ADDRESS must name a running Ray cluster. Received: {address} ({reason}). "
-                "Start one, or unset RAY_ADDRESS to use this machine alone."
-            ) from None
-    try:
-        yield
-    finally:
-        if not was_running:
-            ray.shutdown()

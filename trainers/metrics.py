@@ -180,7 +180,7 @@ def auc_interval(
 
     Args:
       labels: int [n], 0 or 1.
-      scores: float [n].
+      scores: float [n]; or [models, n], of whose AUCs the mean is taken.
       groups: int [n], 0 <= group < number of groups.
 
     Returns:
@@ -190,10 +190,12 @@ def auc_interval(
     if num_groups < 2:
         return None
     random = np.random.default_rng(seed)
-    auc_of = auc_of_group_counts(labels, scores, groups)
+    aucs_of = [auc_of_group_counts(labels, row, groups) for row in np.atleast_2d(scores)]
     drawn = (random.multinomial(num_groups, np.full(num_groups, 1 / num_groups)) for _ in range(resamples))
-    values = [value for counts in drawn if (value := auc_of(counts)) is not None]
-    if not values:
+    resampled = np.array([[auc_of(counts) for auc_of in aucs_of] for counts in drawn], np.float64)
+    values = resampled.mean(axis=1)
+    values = values[~np.isnan(values)]
+    if not len(values):
         return None
     low, high = np.quantile(values, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return float(low), float(high)

@@ -1,17 +1,12 @@
-"""From predictions and history to figures, one PNG a question.
-
-    write_figures(predictions, history, Path("figures"), threshold=0.5)
+"""How figures look, and the usual ones of a detector: confusion, ROC, precision and recall, scores, learning curves.
 
 Colours: real is blue, fake is orange, everywhere (Okabe & Ito 2008: told apart by colour-blind readers too).
 """
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
-import matplotlib
 import numpy as np
-import pyarrow as pa
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -47,60 +42,6 @@ STYLE: Any = {  # not a dict[str, Any]: Matplotlib's types want its own literals
     "legend.edgecolor": "none",
     "lines.linewidth": 2,
 }
-
-
-def write_figures(predictions: pa.Table, history: Sequence[dict[str, Any]], directory: Path, **options) -> list[Path]:
-    """Writes what `build_figures` gives as PNG files into `directory`, which is made if need be; returns the files."""
-    directory.mkdir(parents=True, exist_ok=True)
-    files = []
-    for name, figure in build_figures(predictions, history, **options).items():
-        files.append(directory / f"{name}.png")
-        figure.savefig(files[-1], dpi=DOTS_PER_INCH)
-    return files
-
-
-def build_figures(
-    predictions: pa.Table,
-    history: Sequence[dict[str, Any]],
-    *,
-    split: str = "test",
-    threshold: float = 0.5,
-    summary: metrics.Summary | None = None,
-) -> dict[str, Figure]:
-    """The figures of one job.
-
-    Args:
-      predictions: columns split, label, p_fake, group.
-      history: one dict an epoch, as trainers/history.py describes; without epochs there are no learning curves.
-      split: the part of the predictions that is shown.
-      threshold: an image is called fake from this P(fake) on.
-      summary: what `metrics.summarise` gave for that part; None: computed here.
-
-    Returns:
-      confusion_matrix, roc, precision_recall, per_class, scores and learning_curves, by name.
-    """
-    part = metrics.of_split(predictions, split)
-    labels, scores = part["label"].to_numpy(), part["p_fake"].to_numpy()
-    summary = summary or metrics.summarise(part, threshold)
-    panels: dict[str, Callable[[Axes], None]] = {
-        "confusion_matrix": lambda axes: draw_confusion(axes, summary),
-        "roc": lambda axes: draw_roc(axes, labels, scores, summary),
-        "precision_recall": lambda axes: draw_precision_recall(axes, labels, scores, summary),
-        "per_class": lambda axes: draw_per_class(axes, summary),
-        "scores": lambda axes: draw_scores(axes, labels, scores, summary),
-    }
-    figures = {}
-    with matplotlib.rc_context(STYLE):
-        for name, draw in panels.items():
-            figures[name] = new_figure(6.4, 5.8)
-            axes = figures[name].add_subplot()
-            draw(axes)
-            axes.set_title(f"{axes.get_title(loc='left')} ({split}, {summary['n']:,} images)")
-            if summary["degenerate"]:
-                figures[name].suptitle(f"no detector: {summary['degenerate_because']}", color=RED, fontsize=11)
-        if any(MONITOR in entry for entry in history):
-            figures["learning_curves"] = draw_learning_curves(history)
-    return figures
 
 
 def new_figure(width: float, height: float) -> Figure:

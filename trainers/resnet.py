@@ -10,19 +10,8 @@ On two CPU cores deep_head with ImageNet weights trains on about 30 images a sec
 every layer being trained, gap_head does about 40 at 64 pixels.
 """
 
-import sys
-
-from trainers import job
-from trainers.config import parse
+from trainers.command_line import main
 from trainers.models.resnet import VARIANTS
 
-
-def main() -> None:
-    """Parses the command line, runs the job, prints what came out."""
-    config = parse(sys.argv[1:], VARIANTS, description=__doc__, prog="resnet.py")
-    result = job.run(config)
-    print(job.describe_result(result))
-
-
 if __name__ == "__main__":
-    main()
+    main(VARIANTS, __doc__, "resnet.py")

@@ -19,6 +19,7 @@ from tfds_builders.records.errors import Refused
 from trainers.store import database_file, ensure_reachable, tracking_uri, without_password
 
 JOB_TAG = "realshard.job"
+PARENT_TAG = "mlflow.parentRunId"  # MLflow's own: its pages show a run under the one that this names
 _BATCH_PARAMS = 100  # MLflow's limit for one call
 _DIGEST_CHARACTERS = 36  # MLflow's limit
 
@@ -100,7 +101,9 @@ def _find_run(client: Any, job_name: str, experiment_ids: list[str]) -> Any | No
     return runs[0] if runs else None
 
 
-def open_run(experiment_id: str, job_name: str, config: Mapping[str, Any], tags: Mapping[str, Any]) -> str:
+def open_run(
+    experiment_id: str, job_name: str, config: Mapping[str, Any], tags: Mapping[str, Any], *, reopen: bool = False
+) -> str:
     """The id of the one run of the job `job_name`: an unfinished one is gone on with, else a new one is made.
 
     Args:
@@ -109,6 +112,7 @@ def open_run(experiment_id: str, job_name: str, config: Mapping[str, Any], tags:
       config: the resolved configuration, flat; becomes the run's params. A run gone on with keeps the params it began
         with, and what differs now is kept in the tag `realshard.resumed_with`.
       tags: further tags, such as the dataset's fingerprint. Those of `source_tags` are added.
+      reopen: go on with a finished one too: the parent of runs that are found again.
 
     Raises:
       Refused: the job has finished.
@@ -120,7 +124,7 @@ def open_run(experiment_id: str, job_name: str, config: Mapping[str, Any], tags:
     if run is None:
         all_tags = {JOB_TAG: job_name, "mlflow.source.name": "realshard", **source_tags(), **tags}
         run = client.create_run(experiment_id, run_name=job_name, tags={key: str(all_tags[key]) for key in all_tags})
-    elif run.info.status == "FINISHED":
+    elif run.info.status == "FINISHED" and not reopen:
         raise Refused(f"the job {job_name!r} has finished, as run {run.info.run_id}: choose another name")
     else:
         client.update_run(run.info.run_id, status="RUNNING")

@@ -10,19 +10,8 @@ A checkpoint is in Hugging Face's format: config.json, preprocessor_config.json,
 32, 10 epochs, 224 pixels; these are ours, since no published training of it is known.
 """
 
-import sys
-
-from trainers import job
-from trainers.config import parse
+from trainers.command_line import main
 from trainers.models.vit import VARIANTS
 
-
-def main() -> None:
-    """Parses the command line, runs the job, prints what came out."""
-    config = parse(sys.argv[1:], VARIANTS, description=__doc__, prog="vit.py")
-    result = job.run(config)
-    print(job.describe_result(result))
-
-
 if __name__ == "__main__":
-    main()
+    main(VARIANTS, __doc__, "vit.py")

@@ -9,19 +9,8 @@ The backbone is frozen: Adam 1e-3 with coupled weight decay 1e-4, a tenth of the
 32, 10 epochs, 299 pixels; flips, turns of 10 degrees, colours.
 """
 
-import sys
-
-from trainers import job
-from trainers.config import parse
+from trainers.command_line import main
 from trainers.models.xception import VARIANTS
 
-
-def main() -> None:
-    """Parses the command line, runs the job, prints what came out."""
-    config = parse(sys.argv[1:], VARIANTS, description=__doc__, prog="xception.py")
-    result = job.run(config)
-    print(job.describe_result(result))
-
-
 if __name__ == "__main__":
-    main()
+    main(VARIANTS, __doc__, "xception.py")

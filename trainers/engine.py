@@ -1,0 +1,139 @@
+"""Where a job's models are trained: in Ray Train's workers, or, for many small jobs one after another, in this process.
+
+with engine:
+    resources = engine.resources(config)
+    engine.train(task, folder)
+"""
+
+import contextlib
+import dataclasses
+import functools
+import gc
+import os
+import sys
+from typing import Any
+
+from tfds_builders.records.errors import Refused
+from tfds_builders.records.ray_address import prepare_ray_address
+from trainers.config import Config, from_dict
+from trainers.errors import CannotTrain
+from trainers.home import ray_dir
+from trainers.jobs import JobFolder
+from trainers.recovery import train_in_workers
+from trainers.strategy import Resources, plan_resources, prepare_process
+from trainers.worker import HISTORY, MODEL, PREDICTIONS, Task
+
+
+class RayWorkers:
+    """Ray Train on the cluster of RAY_ADDRESS, or on the one this process already uses. What was started here ends
+    here."""
+
+    def __init__(self):
+        self._address = prepare_ray_address()
+        self._is_ours = False
+
+    def __enter__(self) -> "RayWorkers":
+        quiet = {"RAY_TRAIN_ENABLE_PRINT_PATCH": "0"}  # with TensorFlow's logging it prints every line twice
+        if self._address == "local":
+            quiet["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"  # nobody takes this machine away
+        if not sys.stdout.isatty():
+            quiet["RAY_COLOR_PREFIX"] = "0"
+        for name, value in quiet.items():
+            os.environ.setdefault(name, value)
+        import ray
+
+        if ray.is_initialized():
+            return self
+        self._is_ours = True
+        options: dict[str, Any] = {"include_dashboard": False} if self._address == "local" else {}
+        try:
+            # A logging config of the job's own also leaves out the prefix before every line of a worker.
+            ray.init(address=self._address, logging_config=ray.LoggingConfig(log_level="WARNING"), **options)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise Refused(
+                f"RAY_ADDRESS must name a running Ray cluster. Received: {self._address} ({reason}). "
+                "Start one, or unset RAY_ADDRESS to use this machine alone."
+            ) from None
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        import ray
+
+        if self._is_ours:
+            ray.shutdown()
+
+    @property
+    def job_id(self) -> str:
+        """Ray's id of this driver."""
+        import ray
+
+        return ray.get_runtime_context().get_job_id()
+
+    def resources(self, config: Config) -> Resources:
+        """What each worker is to get on the cluster's machines.
+
+        Raises:
+          Refused: there is no room for what was asked for.
+        """
+        import ray
+
+        return _planned(config, [node["Resources"] for node in ray.nodes() if node["Alive"]])
+
+    def train(self, task: Task, folder: JobFolder) -> None:
+        """Trains one model, from its newest checkpoint if there is one, and leaves the results in `folder`; with fewer
+        of a range of workers when a machine was lost for good."""
+        while not train_in_workers(task, folder, self._address == "local"):
+            task = dataclasses.replace(task, resources=self.resources(from_dict(task.config)))
+
+
+class ThisProcess:
+    """The same `Training` here, without the 10 seconds that starting a worker takes. All jobs of a process have the
+    same devices, since TensorFlow is set up once. What kills the process ends the job, until it is run again."""
+
+    job_id = ""
+
+    def __enter__(self) -> "ThisProcess":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def resources(self, config: Config) -> Resources:
+        """What there is on this machine."""
+        import tensorflow as tf
+
+        gpus = len(tf.config.list_physical_devices("GPU"))
+        return _planned(config, [{"CPU": os.cpu_count() or 1, "GPU": gpus}])
+
+    def train(self, task: Task, folder: JobFolder) -> None:
+        """Trains one model, from its newest checkpoint if there is one, and leaves the results in `folder`."""
+        _prepare_once(task.resources, task.config["cluster"]["deterministic"])
+        import keras
+
+        from trainers.reports import DirectoryReports
+        from trainers.training import Training
+
+        directory = ray_dir() / folder.name
+        try:
+            Training(task, DirectoryReports(directory)).run()
+        except CannotTrain as error:
+            raise Refused(str(error)) from None
+        finally:
+            keras.backend.clear_session()  # else the graphs of all models stay in memory
+            gc.collect()
+        folder.take(directory / "latest", (HISTORY, PREDICTIONS, MODEL))
+
+
+@functools.cache
+def _prepare_once(resources: Resources, deterministic: bool) -> None:
+    with contextlib.suppress(RuntimeError):  # TensorFlow has run something already: its devices stay what they are
+        prepare_process(resources, deterministic)
+
+
+def _planned(config: Config, nodes: list[dict[str, float]]) -> Resources:
+    options = config.optimiser
+    try:
+        return plan_resources(config.cluster, nodes, options.global_batch_size, options.accumulate)
+    except ValueError as error:
+        raise Refused(str(error)) from None

@@ -1,0 +1,240 @@
+"""A search for better settings with Ray Tune: each trial is a job, the best is that with the best validation figure.
+
+    python trainers/cnn.py --search --search-trials 20 --search-space learning_rate=1e-4:1e-2 dropout=0.2,0.5
+
+The trials are children of one MLflow run, which keeps search.json: all trials, and the command of the best. Settings
+are drawn by --seed, so the same command with the same --name draws them again and finds the jobs that have finished.
+The test images have no say.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import shlex
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tfds_builders.records.errors import Refused
+from trainers import job, metrics, tracking
+from trainers.config import Config, flatten, from_dict, to_dict
+from trainers.data_config import STRENGTHS
+from trainers.engine import RayWorkers
+from trainers.home import VARIABLE, home, ray_dir
+from trainers.jobs import CONFIG, JobFolder, write_json
+from trainers.models.families import FAMILIES
+from trainers.run_logger import RunLogger, ending_badly
+from trainers.search_config import DEFAULT_SPACE, LOGARITHMIC, Choice, SearchConfig
+from trainers.storage import default_data_dir
+from trainers.worker import PREDICTIONS
+
+RESULT = "search.json"
+_IS_BETTER_LARGER = {"auc": True, "log_loss": False}
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One job of a search."""
+
+    job: str
+    values: dict[str, float]  # drawn
+    score: float | None  # on validation; None if it failed
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What a search found."""
+
+    name: str
+    run_id: str  # the MLflow parent
+    by: str  # the validation figure it chose by
+    trials: tuple[Trial, ...]  # the best first
+    command: str  # that trains the best again
+
+    @property
+    def best(self) -> Trial:
+        """The trial with the best figure."""
+        return self.trials[0]
+
+
+def run(config: Config, plan: SearchConfig, program: str) -> SearchResult:
+    """Draws settings, runs a job for each, and finds the best.
+
+    Args:
+      config: what all jobs have in common. They are not registered.
+      plan: of the search.
+      program: the entry point's file, for the command of the best.
+
+    Raises:
+      Refused: bad input, or no trial came to its end.
+    """
+    space = possible(config, plan)
+    name = config.job.name or f"search-{job.new_name(config)}"
+    folder = JobFolder(name)
+    if (folder.path / CONFIG).exists():
+        raise Refused(f"a search has a name of its own. Received: {name!r}, which is a job's. Take another --name.")
+    try:
+        _trial_config(config, {}, name)
+    except ValueError as error:  # the name of a trial would be too long
+        raise Refused(str(error)) from None
+    with folder.locked(), RayWorkers():
+        told = flatten(config) | dataclasses.asdict(plan)
+        run_id = tracking.open_run(tracking.experiment(config.job.experiment), name, told, {}, reopen=True)
+        logger = RunLogger(run_id)
+        with ending_badly(logger, name):
+            trials = _ranked(_try(config, plan, space, name, run_id), plan.search_by)
+            if trials[0].score is None:
+                raise Refused(f"no trial of {name} came to its end. The first one: {trials[0].error}")
+            best = with_values(config, trials[0].values)
+            result = SearchResult(name, run_id, plan.search_by, trials, command_of(best, program))
+            write_json(folder.path / RESULT, dataclasses.asdict(result))
+            logger.artifact(folder.path / RESULT)
+            logger.tags({"realshard.best_job": result.best.job, "realshard.best_command": result.command})
+        logger.finish()
+    shutil.rmtree(ray_dir() / name, ignore_errors=True)  # Tune's own notes
+    return result
+
+
+def _try(config: Config, plan: SearchConfig, space: Sequence[Choice], name: str, run_id: str) -> list[Trial]:
+    from ray import tune
+    from ray.tune.search.basic_variant import BasicVariantGenerator
+
+    os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"  # paths in the config are the caller's
+
+    def trial(values: dict[str, float]) -> None:
+        os.environ.update(places)
+        try:
+            score = _score(job.run(_trial_config(from_dict(told), values, name), parent=run_id), plan.search_by)
+        except Refused as error:  # a SystemExit, which would end Tune's process without a word
+            raise RuntimeError(str(error)) from None
+        tune.report({"score": score})
+
+    told = to_dict(config)
+    # Tune's processes have the environment that Ray was started in.
+    places = {
+        VARIABLE: str(home()),
+        "MLFLOW_TRACKING_URI": tracking.tracking_uri(),
+        "TFDS_DATA_DIR": default_data_dir(),
+    }
+    tuner = tune.Tuner(
+        # A trial waits for the workers of its job: it takes no CPU from them, and Tune wants it to take something.
+        tune.with_resources(trial, {"memory": 1}),
+        param_space={choice.parameter: _domain(choice) for choice in space},
+        tune_config=tune.TuneConfig(
+            search_alg=BasicVariantGenerator(max_concurrent=plan.search_at_once, random_state=config.job.seed),
+            num_samples=plan.search_trials,
+        ),
+        run_config=tune.RunConfig(name=name, storage_path=str(ray_dir()), verbose=0),
+    )
+    return [
+        Trial(
+            _trial_config(config, rounded(found.config), name).job.name,
+            rounded(found.config),
+            None if found.error else found.metrics["score"],
+            _reason(found.error) if found.error else "",
+        )
+        for found in tuner.fit()
+    ]
+
+
+def _domain(choice: Choice) -> Any:
+    from ray import tune
+
+    if not choice.is_range:
+        return tune.choice(list(choice.values))
+    return (tune.loguniform if choice.parameter in LOGARITHMIC else tune.uniform)(*choice.values)
+
+
+def _score(result: job.JobResult, by: str) -> float:
+    import pyarrow.parquet as pq
+
+    predictions = pq.read_table(Path(result.directory) / PREDICTIONS)
+    return metrics.summarise(metrics.of_split(predictions, "validation"), bootstrap=0)[by]
+
+
+def _reason(error: Exception) -> str:
+    return str(error).strip().splitlines()[-1]
+
+
+def _ranked(trials: Sequence[Trial], by: str) -> tuple[Trial, ...]:
+    """The best first; what failed last; the earlier first among equals."""
+    sign = -1 if _IS_BETTER_LARGER[by] else 1
+    return tuple(sorted(trials, key=lambda trial: float("inf") if trial.score is None else sign * trial.score))
+
+
+def possible(config: Config, plan: SearchConfig) -> tuple[Choice, ...]:
+    """What the plan tries of this model: the usual space without dropout for a variant that has no dropout layer.
+
+    Raises:
+      Refused: --dropout was asked for, and there is none; or another setting of the model that cannot be.
+    """
+    check = FAMILIES[config.model.family].check
+    check(config.model)
+    has_dropout = True
+    try:
+        check(replace(config.model, dropout=0.5))
+    except Refused:
+        if plan.search_space != DEFAULT_SPACE and any(choice.parameter == "dropout" for choice in plan.space):
+            raise
+        has_dropout = False
+    return tuple(choice for choice in plan.space if has_dropout or choice.parameter != "dropout")
+
+
+def rounded(values: Mapping[str, float]) -> dict[str, float]:
+    """The values to three digits, as commands and tables show them."""
+    return {name: float(f"{value:.3g}") for name, value in values.items()}
+
+
+def with_values(config: Config, values: Mapping[str, float]) -> Config:
+    """The config with other settings.
+
+    Args:
+      values: by name, as in --search-space; `augmentation` multiplies the strengths that the config has, 0 is none.
+    """
+    options: dict[str, Any] = {name: values[name] for name in ("learning_rate", "weight_decay") if name in values}
+    model = replace(config.model, dropout=values.get("dropout", config.model.dropout))
+    augmentation = config.augmentation
+    if (strength := values.get("augmentation")) is not None:
+        strengths: dict[str, Any] = rounded(
+            {name: min(strength * getattr(augmentation, name), most) for name, most in STRENGTHS.items()}
+        )
+        augmentation = replace(augmentation, augment=strength > 0, **strengths)
+    return replace(config, model=model, optimiser=replace(config.optimiser, **options), augmentation=augmentation)
+
+
+def _trial_config(config: Config, values: Mapping[str, float], search: str) -> Config:
+    """The config of a trial, whose name follows from what was drawn."""
+    values = rounded(values)
+    key = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
+    config = with_values(config, values)
+    return replace(config, job=replace(config.job, name=f"{search}.{key}", register=False))
+
+
+def command_of(config: Config, program: str) -> str:
+    """The command line that gives this config, without the job's name."""
+    usual = to_dict(FAMILIES[config.model.family].variants[config.model.variant])
+    arguments = ["--variant", config.model.variant]
+    for group, fields in to_dict(config).items():
+        for name, value in fields.items():
+            if value == usual[group][name] or name in ("name", "variant", "family"):
+                continue
+            flag = name.replace("_", "-")
+            if isinstance(value, bool):
+                arguments.append(f"--{flag}" if value else f"--no-{flag}")
+            else:
+                arguments += [f"--{flag}", *map(str, value if isinstance(value, list) else [value])]
+    return shlex.join(["python", f"trainers/{program}", *arguments])
+
+
+def describe(result: SearchResult) -> str:
+    """A few lines for the end of a command."""
+    lines = [f"search      {result.name}, {len(result.trials)} trials, MLflow run {result.run_id}"]
+    for trial in result.trials:
+        values = ", ".join(f"{name} {value:g}" for name, value in trial.values.items())
+        score = f"failed: {trial.error}" if trial.score is None else f"{trial.score:.4f}"
+        lines.append(f"            validation {result.by} {score}  {values}  ({trial.job})")
+    return "\n".join([*lines, f"best        {result.command}"])
