@@ -154,7 +154,9 @@ class RunLogger(NoLogger):
         self._uploading[epoch] = self._uploads.submit(send)
 
     def next_step(self, key: str) -> int:
-        """The step after the last that was logged of a metric; 0 if none was."""
+        """The step after the last that was logged of a metric; 0 if none was. Asks all that `epoch` would ask when it
+        is called first: that one then needs no answer of a server that is away."""
+        self._logged = self._read()
         return 1 + max((metric.step for metric in self._client.get_metric_history(self.run_id, key)), default=-1)
 
     def _read(self) -> set[tuple[str, int]]:
