@@ -70,6 +70,7 @@ def test_the_command_gives_the_config_again():
     assert parse(command[2:], cnn.VARIANTS) == config
 
 
+@pytest.mark.long
 def test_a_search_chooses_by_validation_and_goes_on(ray_session, tmp_path, realshard_home):
     write_dataset(tmp_path, {"train": 24, "validation": 16, "test": 11})
     recipe = cnn.VARIANTS["v8"]
