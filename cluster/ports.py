@@ -38,11 +38,14 @@ def pick_free_port() -> int:
         return probe.getsockname()[1]
 
 
-def listen_on_loopback() -> None:
-    """For a process of Ray Serve, before it listens: where Ray's node is this machine's loopback, so is that port.
+def prepare_to_listen() -> None:
+    """For a process of Ray Serve, before it listens: two things that Serve 2.60 has no setting for.
 
-    Serve opens one in each replica, for calls between deployments, which whoever reaches it may make. Serve 2.60 binds
-    it to every address and has no setting for that.
+    Where Ray's node is this machine's loopback, the port that Serve opens in each replica for calls between deployments
+    is there, too; Serve binds it to every address, and whoever reaches it may call.
+
+    The port of direct ingress can be taken again while connections of the process that had it before are still closing
+    (TIME_WAIT, a minute). Else Serve takes it for another program's and never tries it again.
     """
     import ray
     from ray.serve._private import replica
@@ -50,3 +53,5 @@ def listen_on_loopback() -> None:
     if ray.util.get_node_ip_address() == LOOPBACK:
         bind = replica.add_port_to_grpc_server
         replica.add_port_to_grpc_server = lambda server, address: bind(server, address.replace("[::]", LOOPBACK))
+    start = replica.start_asgi_http_server
+    replica.start_asgi_http_server = lambda *given, **options: start(*given, **options | {"enable_so_reuseport": True})

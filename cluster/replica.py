@@ -11,7 +11,7 @@ import numpy as np
 from ray import serve
 
 from cluster.asking import BATCHES, MAX_LONG
-from cluster.ports import listen_on_loopback
+from cluster.ports import prepare_to_listen
 from cluster.videos import frames_of
 from tfds_builders.records.decode import encode_png
 from tfds_builders.records.errors import Refused
@@ -90,7 +90,7 @@ class Replica:
     """One loaded model."""
 
     def __init__(self, model_uri: str, look_secs: float = LOOK_SECS):
-        listen_on_loopback()
+        prepare_to_listen()
         self._model_uri, self._look_secs = model_uri, look_secs
         self._detector = load_tried(model_uri)
         self._problem: str | None = None

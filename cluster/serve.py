@@ -17,7 +17,7 @@ from ray.serve.config import BackpressureConfig
 from cluster.api import make_api
 from cluster.around import RETRY_SECS
 from cluster.asking import Asking
-from cluster.ports import listen_on_loopback
+from cluster.ports import prepare_to_listen
 from cluster.replica import LOOK_SECS, Replica
 from cluster.server import served_model
 from cluster.uploads import BODY_SECS
@@ -36,7 +36,7 @@ class Web:
     """Takes requests in and hands files to the replicas; never decodes them."""
 
     def __init__(self, replicas: Any, num_replicas: int, token: str, body_secs: float):
-        listen_on_loopback()
+        prepare_to_listen()
         self._replicas, self._num_replicas = replicas, num_replicas
         self._token, self._body_secs = token, body_secs
 
