@@ -196,6 +196,7 @@ def test_evidence_lies_over_the_picture(visit):
 
 def test_the_keyboard_is_enough(visit):
     page = visit()
+    page.bring_to_front()  # keys go to the page that has the focus
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.id") == "files"
     assert page.locator("#drop").evaluate("label => getComputedStyle(label).outlineStyle") == "solid"
