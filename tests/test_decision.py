@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from trainers.calibration import expected_calibration_error
@@ -62,7 +62,6 @@ pairs = st.lists(st.tuples(st.integers(0, 1), st.sampled_from([0.0, 0.2, 0.4, 0.
 
 
 @given(pairs, st.sampled_from([0.3, 0.5, 0.55]), st.sampled_from([0.6, 0.9, 1.0]))
-@settings(deadline=None)
 def test_outside_of_the_band_verdicts_are_right_often_enough_and_no_smaller_band_will_do(pairs, threshold, precision):
     labels, scores = np.array([pair[0] for pair in pairs]), np.array([pair[1] for pair in pairs])
     low, high = unsure_band(labels, scores, threshold, precision)

@@ -27,7 +27,7 @@ def test_stratified_keeps_the_share_of_each_label(num_real, num_fake, seed):
             assert abs(((split == name) & (labels == label)).sum() - fraction * count) <= 2
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.integers(1, 30), min_size=3, max_size=40), st.integers(0, 3))
 def test_grouped_never_cuts_a_group(sizes, seed):
     names = [f"group {number}" for number, size in enumerate(sizes) for _ in range(size)]

@@ -247,7 +247,7 @@ def test_a_run_that_takes_no_metrics_is_not_called_complete(experiment_id):
 @pytest.mark.parametrize(("error", "status"), [(ValueError, "FAILED"), (KeyboardInterrupt, "KILLED")])
 def test_a_job_that_ends_badly_says_so_in_its_run(experiment_id, error, status):
     run_id = tracking.open_run(experiment_id, f"job-{error.__name__}", {}, {})
-    with pytest.raises(error), ending_badly(RunLogger(run_id), "job"):
+    with pytest.raises(error), ending_badly(RunLogger(run_id), "the command"):
         raise error
     assert tracking.client_of().get_run(run_id).info.status == status
 
@@ -256,7 +256,10 @@ def test_a_server_that_stops_answering_is_one_sentence(monkeypatch, closed_port)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{closed_port}")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     logger = RunLogger("0" * 32)
-    with pytest.raises(Refused, match="with --name job-7 goes on"), ending_badly(logger, "job-7"):
+    with (
+        pytest.raises(Refused, match="with --name job-7 goes on"),
+        ending_badly(logger, "the same command with --name job-7"),
+    ):
         logger.ensure_complete({0: {"train/loss": 0.5}})
 
 

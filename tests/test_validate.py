@@ -119,7 +119,7 @@ def with_right_checksums(png: bytes) -> bytes:
     return join(parts)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(st.sampled_from(sorted(kind for kind in ODD if kind != "png_huge")), st.data())
 def test_what_decoding_accepts_has_one_set_of_pixels(kind, draw):
     damaged = damage(draw, ODD[kind]().data)
@@ -129,7 +129,7 @@ def test_what_decoding_accepts_has_one_set_of_pixels(kind, draw):
         np.testing.assert_array_equal(decode_uint8(plain_bytes(damaged)).numpy(), decode_rgb(damaged))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.sampled_from(sorted(kind for kind in ODD if kind.startswith("jpeg"))), st.data())
 def test_what_the_structure_of_a_jpeg_accepts_has_one_set_of_pixels_or_none(kind, draw):
     damaged = functools.reduce(lambda data, _: damage(draw, data), range(2), ODD[kind]().data)

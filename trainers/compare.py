@@ -30,14 +30,15 @@ from trainers.history import History
 from trainers.job import JobResult, run
 from trainers.predict import silent_stderr
 from trainers.published import PUBLISHED
-from trainers.run_logger import RunLogger
+from trainers.run_logger import RunLogger, ending_badly
+from trainers.timing import images_per_second
 from trainers.worker import HISTORY, MODEL, PREDICTIONS
 
 Name = tuple[str, str]  # family, variant
 INFERENCE = "inference/images_per_second"
 LEARNS_NOTHING = 0.6  # of the AUC: below it the learning curves are drawn
 _BATCH_IMAGES = 32
-_TIMED_SECONDS = 1.0
+_TIMED_SECS = 1.0
 
 
 @dataclass(frozen=True)
@@ -69,18 +70,15 @@ def compare(budgets: Mapping[Name, Budget], dataset: Dataset, directory: Path) -
     )
     logger = RunLogger(parent)
     found: list[Compared] = []
-    try:
+    with ending_badly(logger, "the same command"):
         for number, (name, budget) in enumerate(budgets.items(), 1):
             print(f"\n=== {number}/{len(budgets)}  {' '.join(name)}", flush=True)
             found.append(_compared(name, budget, dataset, parent))
-            compare_table.write([each.row for each in found], directory)  # what there is, should this be interrupted
-        for file in compare_table.write([each.row for each in found], directory):
+            tables = compare_table.write([each.row for each in found], directory)  # so far, should this be interrupted
+        for file in tables:
             logger.artifact(file)
         for file in _draw(found, directory):
             logger.artifact(file, "figures")
-    except BaseException as error:
-        logger.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
-        raise
     logger.finish()
     return [each.row for each in found]
 
@@ -121,30 +119,19 @@ def _network_facts(result: JobResult) -> tuple[int, float]:
     known = tracking.client_of().get_run(result.run_id).data.metrics
     if INFERENCE not in known:
         import keras
+        import tensorflow as tf
 
         model = keras.models.load_model(Path(result.directory) / MODEL, compile=False)
-        facts = {INFERENCE: images_per_second(model), "parameters": model.count_params()}
+        judge = tf.function(lambda pixels: model(pixels, training=False))
+        images = tf.zeros((_BATCH_IMAGES, *model.input.shape[1:]), tf.uint8)
+        speed = images_per_second(lambda pixels: judge(pixels).numpy(), images, _TIMED_SECS)
+        facts = {INFERENCE: speed, "parameters": model.count_params()}
         logger = RunLogger(result.run_id)
         logger.epoch(result.best_epoch, facts)
         logger.flush()
         keras.backend.clear_session()
         known = facts
     return int(known["parameters"]), known[INFERENCE]
-
-
-def images_per_second(model: Any) -> float:
-    """How many images a second the model judges, in batches of 32: the median over a second or two."""
-    import tensorflow as tf
-
-    images = tf.zeros((_BATCH_IMAGES, *model.input.shape[1:]), tf.uint8)
-    judge = tf.function(lambda pixels: model(pixels, training=False))
-    judge(images)  # traces
-    seconds: list[float] = []
-    while sum(seconds) < _TIMED_SECONDS:
-        started = time.perf_counter()
-        judge(images).numpy()
-        seconds.append(time.perf_counter() - started)
-    return _BATCH_IMAGES / float(np.median(seconds))
 
 
 def _draw(found: Sequence[Compared], directory: Path) -> list[Path]:

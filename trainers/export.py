@@ -11,7 +11,6 @@ import argparse
 import json
 import sys
 import tempfile
-import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -26,6 +25,7 @@ from trainers.origin import origin_of
 from trainers.predict import silent_stderr
 from trainers.reader import open_reader
 from trainers.registry import MAX_DIFFERENCE, Detector, load_detector
+from trainers.timing import images_per_second
 from trainers.tracking import client_of
 
 NUM_IMAGES = 32  # compared, and timed as one batch
@@ -108,7 +108,7 @@ def export(model_uri: str, formats: Sequence[str]) -> list[Export]:
     network, client = detector.network, client_of()
     run_id = client.get_model_version(detector.name, str(detector.version)).run_id
     pixels = _test_pixels(detector, run_id)
-    expected, speed = network.score_pixels(pixels), _images_per_second(network.score_pixels, pixels)
+    expected, speed = network.score_pixels(pixels), images_per_second(network.score_pixels, pixels, _TIMED_SECS)
     model = _with_temperature(network)
     folder = f"exports/{detector.name}-v{detector.version}"
     exports = []
@@ -124,7 +124,8 @@ def export(model_uri: str, formats: Sequence[str]) -> list[Export]:
             files = [path, *path.rglob("*")]
             size = sum(file.stat().st_size for file in files if file.is_file())
             made = f"{folder}/{path.name}"
-            exports.append(Export(name, made, size, _images_per_second(scores, pixels), speed, difference))
+            its_speed = images_per_second(scores, pixels, _TIMED_SECS)
+            exports.append(Export(name, made, size, its_speed, speed, difference))
         Path(temporary, "detector.json").write_text(json.dumps(network.settings, indent=1))
         Path(temporary, "exports.json").write_text(json.dumps([asdict(one) for one in exports], indent=1))
         client.log_artifacts(run_id, temporary, folder)
@@ -142,17 +143,6 @@ def _test_pixels(detector: Detector, run_id: str) -> np.ndarray:
     records, settings = origin.records["test"], detector.network.settings
     images = open_reader(records).images(np.arange(min(len(records), NUM_IMAGES)))
     return np.stack([load_pixels(image, settings["image_size"], settings["aspect"]) for image in images])
-
-
-def _images_per_second(scores: Scores, pixels: np.ndarray) -> float:
-    """The median over the batches of some seconds, after one that is not counted."""
-    scores(pixels)
-    times: list[float] = []
-    while sum(times) < _TIMED_SECS:
-        started = time.perf_counter()
-        scores(pixels)
-        times.append(time.perf_counter() - started)
-    return len(pixels) / float(np.median(times))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

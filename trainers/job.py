@@ -116,8 +116,8 @@ def _run(
             **lineage,
         }
         run_id = tracking.open_run(tracking.experiment(config.job.experiment), folder.name, flatten(config), tags)
-        logger = RunLogger(run_id, uri)
-        with ending_badly(logger, folder.name):
+        logger, again = RunLogger(run_id, uri), f"the same command with --name {folder.name}"
+        with ending_badly(logger, again):
             sources = tuple(str(source) for source in dataset.sources)
             for split, part in records.items():
                 profile = {"records": len(part), "fake": int(part.labels.sum())}
@@ -127,7 +127,7 @@ def _run(
             task = Task(to_dict(config), sources, dataset.fingerprint, resources, run_id, uri, str(pixels_dir()))
             ensemble.train(task, folder, engine.train)
             seconds["train"] = time.monotonic() - started
-    with ending_badly(logger, folder.name):
+    with ending_badly(logger, again):
         result = _close(config, family, dataset, records, folder, run_id, logger, seconds)
     folder.finish(dataclasses.asdict(result))
     shutil.rmtree(ray_dir() / folder.name, ignore_errors=True)  # checkpoints of a finished job

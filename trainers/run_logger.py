@@ -192,8 +192,12 @@ def _known(metrics: Mapping[str, float | None]) -> dict[str, float]:
 
 
 @contextlib.contextmanager
-def ending_badly(logger: RunLogger, job_name: str) -> Iterator[None]:
+def ending_badly(logger: RunLogger, again: str) -> Iterator[None]:
     """What goes wrong inside ends the run as KILLED (Ctrl-C) or FAILED, where MLflow can still be told.
+
+    Args:
+      logger: of the run.
+      again: the command that goes on with it, for the message.
 
     Raises:
       Refused: it was MLflow that stopped answering.
@@ -209,6 +213,6 @@ def ending_badly(logger: RunLogger, job_name: str) -> Iterator[None]:
         if isinstance(error, mlflow.exceptions.MlflowException):
             raise Refused(
                 f"MLflow at {without_password(uri)} must take the results of the job ({str(error).splitlines()[0]}). "
-                f"When it does, the same command with --name {job_name} goes on; nothing is trained twice."
+                f"When it does, {again} goes on; nothing is trained twice."
             ) from error
         raise

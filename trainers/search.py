@@ -85,7 +85,7 @@ def run(config: Config, plan: SearchConfig, program: str) -> SearchResult:
         told = flatten(config) | dataclasses.asdict(plan)
         run_id = tracking.open_run(tracking.experiment(config.job.experiment), name, told, {}, reopen=True)
         logger = RunLogger(run_id)
-        with ending_badly(logger, name):
+        with ending_badly(logger, f"the same command with --name {name}"):
             trials = _ranked(_try(config, plan, space, name, run_id), plan.search_by)
             if trials[0].score is None:
                 raise Refused(f"no trial of {name} came to its end. The first one: {trials[0].error}")
