@@ -68,15 +68,15 @@ BUDGETS: dict[tuple[str, str], Budget] = {
     ("meso_inception4", "ensemble10"): _LARGE,
     # From 256 pixels on the network is another one.
     ("meso_inception4", "meso256"): replace(
-        _LARGE, image_size=256, epochs=2, global_batch_size=8, train_split="train[:30%]"
+        _LARGE, image_size=256, epochs=3, global_batch_size=8, train_split="train[:60%]"
     ),
     ("resnet50", "gap_head"): _LARGE,
-    ("resnet50", "deep_head"): replace(_LARGE, dropout=0.1),
-    ("resnet50", "flatten_head"): _LARGE,
+    ("resnet50", "deep_head"): replace(_LARGE, epochs=5, learning_rate=3e-4, dropout=0.1),
+    ("resnet50", "flatten_head"): replace(_LARGE, epochs=5, learning_rate=3e-4),
     ("resnet50", "gap256_rmsprop"): _LARGE,
     # The smallest images that these two take.
     ("inception_v3", "flatten_head"): replace(_LARGE, image_size=75),
     ("xception", "classifier"): replace(_LARGE, image_size=71, epochs=1),
     ("efficientnet_v2b3", "gap_head"): replace(_LARGE, epochs=2),
-    ("vit", "b16"): replace(_LARGE, epochs=1, learning_rate=1e-4, train_split="train[:60%]"),
+    ("vit", "b16"): replace(_LARGE, learning_rate=1e-4),
 }
