@@ -197,7 +197,9 @@ def test_evidence_lies_over_the_picture(visit):
 def test_the_keyboard_is_enough(visit):
     page = visit()
     # From here on: asked to listen at the moment of the key, the browser may open its own dialogue first.
-    page.on("filechooser", lambda chooser: chooser.set_files([{"name": "a.png", "mimeType": "image/png", "buffer": PNG}]))
+    page.on(
+        "filechooser", lambda chooser: chooser.set_files([{"name": "a.png", "mimeType": "image/png", "buffer": PNG}])
+    )
     page.bring_to_front()  # keys go to the page that has the focus
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.id") == "files"
