@@ -5,12 +5,14 @@ replicas are the devices of all workers. A Ray worker calls `prepare_process` be
 """
 
 import os
+import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from trainers.checks import check_global_batch
 from trainers.config import ClusterConfig
+from trainers.errors import CannotTrain
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,9 @@ def prepare_process(resources: Resources, deterministic: bool = False) -> None:
     Args:
       resources: its devices.
       deterministic: take operations that give the same bits every time.
+
+    Raises:
+      CannotTrain: TensorFlow does not see the GPUs that it has here.
     """
     # Ray asks for the old Keras and names the cluster even when there is one worker.
     os.environ.pop("TF_USE_LEGACY_KERAS", None)
@@ -103,10 +108,17 @@ def prepare_process(resources: Resources, deterministic: bool = False) -> None:
     import tensorflow as tf
 
     tf.get_logger().setLevel("WARNING")
+    gpus = tf.config.list_physical_devices("GPU")
+    if len(gpus) < resources.gpus:  # Ray counts GPUs by itself; TensorFlow would train on the CPU and say nothing
+        raise CannotTrain(
+            f"TensorFlow must see the {resources.gpus} GPU(s) that Ray gave to this worker. Received: {len(gpus)} on "
+            f"{platform.node()}. Install realshard there with its GPU packages, .[gpu], and NVIDIA's driver, or start "
+            "Ray there with --num-gpus 0 to train on CPUs."
+        )
     if deterministic:
         tf.config.experimental.enable_op_determinism()
     tf.config.threading.set_intra_op_parallelism_threads(resources.cpus)
-    for gpu in tf.config.list_physical_devices("GPU"):
+    for gpu in gpus:
         tf.config.experimental.set_memory_growth(gpu, True)
     if not resources.gpus:
         tf.config.set_visible_devices([], "GPU")
@@ -115,7 +127,22 @@ def prepare_process(resources: Resources, deterministic: bool = False) -> None:
 
 
 def make_strategy(resources: Resources) -> Any:
-    """The tf.distribute strategy over this process's devices, and over those of the other workers if there are any."""
+    """The tf.distribute strategy over this process's devices, and over those of the other workers if there are any.
+
+    Raises:
+      CannotTrain: it has other replicas than were planned for, so that losses would be divided by the wrong batch.
+    """
+    strategy = _strategy_of(resources)
+    if strategy.num_replicas_in_sync != resources.replicas:
+        raise CannotTrain(
+            f"{resources.workers} worker(s) with {resources.devices} device(s) each must make {resources.replicas} "
+            f"replicas. Received: {strategy.num_replicas_in_sync}, as seen from {platform.node()}. Let Ray give each "
+            "worker its own GPUs (CUDA_VISIBLE_DEVICES), or lower --devices-per-worker."
+        )
+    return strategy
+
+
+def _strategy_of(resources: Resources) -> Any:
     import tensorflow as tf
 
     if resources.workers > 1:
