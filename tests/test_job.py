@@ -182,6 +182,15 @@ def test_a_damaged_record_ends_the_job_in_one_sentence(ray_session, realshard_ho
     assert {path.name for path in JobFolder("first").path.iterdir()} == {".lock", "config.json"}
 
 
+def test_a_dataset_at_a_url_is_trained_on_and_its_model_registered(data, realshard_home):
+    """In this process, where it takes seconds. What the registered model is compared with is read from the URL too."""
+    there = DataConfig(dataset="toy", data_dir=f"file://{data}")
+    model = ModelConfig(family="cnn", variant="v8", weights="none", image_size=32)
+    far = dataclasses.replace(small(data), data=there, model=model)
+    result = job.run(far, here=True)
+    assert (result.model_name, result.model_version, result.images["test"]) == ("realshard-cnn", 1, 11)
+
+
 @pytest.mark.long
 def test_two_datasets_make_one_job_that_names_both(ray_session, data, realshard_home):
     write_dataset(data, {"train": 12, "test": 4}, name="other", seed=1)

@@ -214,7 +214,7 @@ def _register(
     folder: JobFolder,
     result: JobResult,
 ) -> JobResult:
-    from trainers.reader import RecordReader
+    from trainers.reader import open_reader
     from trainers.registry import register
 
     rows = np.arange(min(len(records), NUM_COMPARED_IMAGES))
@@ -222,7 +222,7 @@ def _register(
     version = register(
         result.run_id,
         folder.path / MODEL,
-        images=list(RecordReader(records).images(rows)),
+        images=list(open_reader(records).images(rows)),
         registered_name=name,
         image_size=config.model.image_size,
         decision=decision,
