@@ -19,7 +19,7 @@ from trainers.models.families import FAMILIES
 from trainers.order import Order
 from trainers.progress import Progress, duration
 from trainers.reports import DirectoryReports
-from trainers.strategy import Resources, describe, make_strategy, plan_resources
+from trainers.strategy import Resources, make_strategy
 from trainers.training import Training
 from trainers.validation import Evaluation, evaluation_metrics
 from trainers.worker import Task
@@ -307,50 +307,6 @@ def test_progress_measures_without_the_first_call_and_says_what_is_left():
     assert progress.images_per_second == pytest.approx(4)
     assert lines[1:] == ["epoch 1/2 step 5/11 loss 0.5000 4.0 images/s, 0:00:12 left"]  # at most one in five seconds
     assert duration(3725) == "1:02:05"
-
-
-@pytest.mark.parametrize(
-    ("cluster", "nodes", "expected"),
-    [
-        (ClusterConfig(), [{"CPU": 2}], Resources(1, 2, 1, 0)),
-        (ClusterConfig(devices_per_worker=2), [{"CPU": 2}], Resources(1, 2, 2, 0)),
-        (ClusterConfig(workers="2"), [{"CPU": 2}], Resources(2, 1, 1, 0)),
-        (ClusterConfig(workers="3"), [{"CPU": 4}, {"CPU": 3}], Resources(3, 2, 1, 0)),
-        (ClusterConfig(), [{"CPU": 8, "GPU": 4}], Resources(1, 8, 4, 4)),
-        (ClusterConfig(workers="2"), [{"CPU": 8, "GPU": 4}, {"CPU": 8, "GPU": 4}], Resources(2, 8, 4, 4)),
-        (ClusterConfig(workers="2", devices_per_worker=1), [{"CPU": 8, "GPU": 4}], Resources(2, 4, 1, 1)),
-        (ClusterConfig(workers="1:4"), [{"CPU": 2}], Resources(2, 1, 1, 0)),  # there is room for two
-        (ClusterConfig(workers="1:4"), [{"CPU": 2}, {"CPU": 1}], Resources(3, 1, 1, 0)),
-        (ClusterConfig(workers="1:5"), [{"CPU": 8}], Resources(4, 2, 1, 0)),  # five cannot share 24
-        (ClusterConfig(workers="1:5", cpus_per_worker=3), [{"CPU": 8}], Resources(2, 3, 1, 0)),
-        (ClusterConfig(workers="1:4"), [{"CPU": 8, "GPU": 5}] * 2, Resources(4, 4, 2, 2)),
-    ],
-)
-def test_resources_follow_from_the_machines(cluster, nodes, expected):
-    assert plan_resources(cluster, nodes, global_batch_size=24) == expected
-
-
-@pytest.mark.parametrize(
-    ("cluster", "nodes", "says"),
-    [
-        (ClusterConfig(cpus_per_worker=3), [{"CPU": 2}], "must fit into the Ray cluster"),
-        (ClusterConfig(workers="3"), [{"CPU": 2}], "must fit into the Ray cluster"),
-        (ClusterConfig(workers="3:4"), [{"CPU": 2}], "3 worker.* must fit into the Ray cluster"),
-        (ClusterConfig(devices_per_worker=4), [{"CPU": 2, "GPU": 2}], "must fit into the Ray cluster"),
-        (ClusterConfig(workers="5"), [{"CPU": 8}], "number of replicas, 5"),
-        (ClusterConfig(workers="2", devices_per_worker=2), [{"CPU": 8}], "--workers 4"),
-    ],
-)
-def test_workers_that_do_not_fit_are_refused(cluster, nodes, says):
-    with pytest.raises(ValueError, match=says):
-        plan_resources(cluster, nodes, global_batch_size=24)
-
-
-def test_sentence_says_how_the_batch_is_shared():
-    sentence = describe(Resources(2, 1, 2, 0), 32)
-    assert re.search(r"4 replica\(s\) x 8 images = global batch of 32", sentence)
-    with pytest.raises(ValueError, match="take 28 or 32"):
-        describe(Resources(2, 1, 2, 0), 30)
 
 
 def test_no_epochs_evaluate_the_weights_as_they_are(tiny, dataset, tmp_path, capsys):

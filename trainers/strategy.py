@@ -69,11 +69,15 @@ def _resources_of(workers: int, cluster: ClusterConfig, nodes: Sequence[Mapping[
             "--devices-per-worker 1."
         )
     cpus_a_node = [int(node.get("CPU", 0)) for node in nodes]
-    cpus = cluster.cpus_per_worker or _largest_share(cpus_a_node, workers) or 1
-    room = sum(
-        min(node_cpus // cpus, node_gpus // gpus if gpus else workers)
-        for node_cpus, node_gpus in zip(cpus_a_node, gpus_a_node, strict=True)
-    )
+    if gpus:  # of a machine's CPUs, those that go with a worker's share of its GPUs
+        places = [node_gpus // gpus for node_gpus in gpus_a_node]
+        shares = sorted((n // k for n, k in zip(cpus_a_node, places, strict=True) for _ in range(k)), reverse=True)
+        most_cpus = shares[workers - 1] if len(shares) >= workers else 0
+    else:
+        places = [workers] * len(nodes)
+        most_cpus = _largest_share(cpus_a_node, workers)
+    cpus = cluster.cpus_per_worker or most_cpus or 1
+    room = sum(min(n // cpus, k) for n, k in zip(cpus_a_node, places, strict=True))
     if room < workers:
         there = f"{sum(cpus_a_node)} CPUs and {sum(gpus_a_node)} GPUs on {len(nodes)} machine(s)"
         raise ValueError(
