@@ -18,9 +18,10 @@ from trainers.inputs import BatchIterator, evaluation_batches, training_batches
 from trainers.mixture import concatenate
 from trainers.order import Order
 from trainers.policies import BlockedOrder
-from trainers.reader import BlockReader, RecordReader, find_damage, open_reader
+from trainers.reader import BlockReader, RecordReader, find_damage, naming_damage, open_reader
 
 REQUESTS: list[tuple[str, int, int]] = []
+FAILURES: list[Exception] = []  # of the next requests
 
 
 class CountingFileSystem(LocalFileSystem):
@@ -35,6 +36,8 @@ class CountingFileSystem(LocalFileSystem):
     def cat_file(self, path, start=None, end=None, **options):
         if start is not None:
             REQUESTS.append((os.path.basename(path), start, end))
+            if FAILURES:
+                raise FAILURES.pop(0)
         return super().cat_file(path, start, end, **options)
 
 
@@ -44,8 +47,10 @@ def counting():
 
 
 @pytest.fixture(autouse=True)
-def no_requests():
+def no_requests(monkeypatch):
     REQUESTS.clear()
+    FAILURES.clear()
+    monkeypatch.setattr("trainers.reader.RETRY_PAUSES_SECS", (0.0, 0.0, 0.0))
 
 
 @pytest.fixture(scope="module")
@@ -138,6 +143,33 @@ def test_remote_damage_is_named(tmp_path):
     shard.unlink()
     with pytest.raises(Refused, match="which is missing"):
         load(f"counting://{directory}")
+
+
+def test_what_could_not_be_read_is_asked_for_again(directory):
+    FAILURES[:] = [ConnectionResetError("reset by peer"), TimeoutError()]
+    rows = np.array([10, 31, 40])  # a block, and one that reaches into a second shard
+    images = BlockReader(remote(directory), block_size=10, num_kept=5).images(rows)
+    assert images.tolist() == [expected(row) for row in rows]
+    assert not FAILURES
+    assert len(REQUESTS) == 4 + 2  # only those that had failed
+
+
+class ServerSaysNo(Exception):
+    """As file systems have of their own, which are no OSError."""
+
+
+def test_a_url_that_stays_unreadable_is_named_with_the_cause(directory):
+    records = remote(directory)
+    reader = BlockReader(records, block_size=10, num_kept=5)
+    named = rf"counting://.*-00001-of-00003, offset {records.offsets[50]}, id 'train/real/00050.png'.*ServerSaysNo: 503"
+    FAILURES[:] = [ServerSaysNo("503")] * 4
+    with pytest.raises(OSError, match=named):
+        reader.images(np.array([55]))
+    assert reader.images(np.array([55])).tolist() == [expected(55)]  # nothing wrong was kept
+    FAILURES[:] = [ServerSaysNo("503")] * 99
+    named = r"counting://.*id 'train/real/00000.png': cannot be read: ServerSaysNo: 503"
+    with pytest.raises(OSError, match=named), naming_damage(records, lambda: np.arange(100)):
+        list(evaluation_batches(records, image_size=16, batch_size=10))
 
 
 def test_the_image_that_cannot_be_decoded_is_found(tmp_path):

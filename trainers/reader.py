@@ -11,8 +11,9 @@ import contextlib
 import functools
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -22,6 +23,9 @@ from trainers.dataset import Records
 from trainers.storage import filesystem, is_remote, join
 
 _MAX_OPEN_SHARDS = 256  # a quarter of the usual limit of a process
+# Before a read from a URL that failed is tried again. A network that is away for longer ends the process: Ray Train
+# starts its workers again from the newest checkpoint.
+RETRY_PAUSES_SECS = (0.5, 2.0, 8.0)
 _ADVICE = "Restore the shard from a copy, or build the dataset again."
 
 
@@ -33,6 +37,7 @@ class Reader(Protocol):
 
         Raises:
           ValueError: a damaged or unreadable record; the message names shard, offset and id.
+          OSError: a URL cannot be read, tried again and again; named in the same way.
         """
 
 
@@ -53,6 +58,9 @@ def find_damage(records: Records, rows: np.ndarray) -> CorruptRecord | None:
 
     An image that TensorFlow cannot decode fails without a name, inside a batch. Batches come in order, so the rows of
     the steps that failed hold it: raise what this returns instead.
+
+    Raises:
+      OSError: a URL cannot be read, which is no damage; names the record.
     """
     import tensorflow as tf
 
@@ -123,7 +131,7 @@ class BlockReader:
     """
 
     def __init__(self, records: Records, block_size: int, num_kept: int):
-        self._images = _Images(records)
+        self._images, self._records = _Images(records), records
         self._files, root = filesystem(records.directory)
         self._paths = [f"{root}/{name}" for name in records.shard_names]
         self._block_size, self._num_kept = block_size, num_kept
@@ -146,15 +154,34 @@ class BlockReader:
         with self._lock:  # a second thread that wants the same blocks waits for them
             ranges = [found for block in wanted if block not in self._blocks for found in self._ranges(block)]
             if ranges:
-                _, shards, begins, ends = zip(*ranges, strict=True)
-                data = self._files.cat_ranges([self._paths[shard] for shard in shards], list(begins), list(ends))
-                for (block, shard, begin, _), content in zip(ranges, data, strict=True):
+                for (block, shard, begin, _), content in zip(ranges, self._contents(ranges), strict=True):
                     self._blocks.setdefault(block, {})[shard] = (begin, content)
             result = {block: self._blocks.pop(block) for block in wanted}
             self._blocks.update(result)  # to the end: used last
             for block in list(self._blocks)[: max(0, len(self._blocks) - self._num_kept)]:
                 del self._blocks[block]
             return result
+
+    def _contents(self, ranges: list[tuple[int, int, int, int]]) -> list[bytes]:
+        """The bytes of each of the `ranges`. Those that cannot be read are asked for again, and again."""
+        found: list[Any] = [None] * len(ranges)
+        left = list(range(len(ranges)))
+        for pause in (0.0, *RETRY_PAUSES_SECS):
+            time.sleep(pause)
+            _, shards, begins, ends = zip(*(ranges[index] for index in left), strict=True)
+            paths = [self._paths[shard] for shard in shards]
+            # Each file system has errors of its own, which stand in the place of what was asked for.
+            contents = self._files.cat_ranges(paths, list(begins), list(ends), on_error="return")
+            for index, content in zip(left, contents, strict=True):
+                found[index] = content
+            left = [index for index in left if isinstance(found[index], BaseException)]
+            if not left:
+                return found
+        block, shard, begin, _ = ranges[left[0]]
+        rows = slice(block * self._block_size, (block + 1) * self._block_size)
+        row = rows.start + int(np.flatnonzero((self._shards[rows] == shard) & (self._offsets[rows] == begin))[0])
+        cause = found[left[0]]
+        raise OSError(f"{_where(self._records, row)}: cannot be read: {type(cause).__name__}: {cause}") from cause
 
     def _ranges(self, block: int) -> list[tuple[int, int, int, int]]:
         """(block, shard, begin, end) of a block's bytes: one range, or one in each shard that it reaches into."""
