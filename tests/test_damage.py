@@ -1,13 +1,16 @@
 """A damaged record ends a training with one sentence that names it, and leaves nothing."""
 
 import pytest
+import tensorflow as tf
 
 from tests.small_dataset import write_dataset
 from tests.test_loop import tiny as tiny
 from tests.test_loop import training
 from tests.test_options import told
 from tfds_builders.records.framing import CorruptRecord
+from trainers import reader
 from trainers.dataset import load
+from trainers.reader import find_damage, naming_damage
 
 
 def damage(dataset, split, row, place=60):
@@ -51,15 +54,28 @@ def test_a_shard_cut_short_while_training_is_named(tiny, tmp_path):
         begun.run()
 
 
-def test_other_errors_stay_what_they_are(tiny, tmp_path, monkeypatch):
-    import tensorflow as tf
+def test_what_has_been_scored_is_not_read_again_to_find_the_damage(tiny, tmp_path, monkeypatch):
+    dataset = write_dataset(tmp_path / "data", {"train": 60, "validation": 8, "test": 300})
+    _, _, id = damage(dataset, "test", 290)
+    searched = []
 
-    from trainers import loop
+    def noting(records, rows):
+        searched.append(rows)
+        return find_damage(records, rows)
 
-    def fail(*_):
-        raise tf.errors.ResourceExhaustedError(None, None, "no memory")
-
-    monkeypatch.setattr(loop.TrainStep, "__call__", fail)
-    dataset = write_dataset(tmp_path / "data", {"train": 20, "validation": 8, "test": 8})
-    with pytest.raises(tf.errors.ResourceExhaustedError):
+    monkeypatch.setattr(reader, "find_damage", noting)
+    with pytest.raises(CorruptRecord, match=id):
         training(dataset, told(epochs=1), tmp_path / "job").run()
+    (rows,) = searched
+    assert 128 <= rows.min() <= 290  # batches of 32, of which 128 records are read together
+
+
+@pytest.mark.parametrize(
+    "kind", ["ResourceExhaustedError", "UnavailableError", "AbortedError", "CancelledError", "InternalError"]
+)
+def test_errors_that_are_about_no_record_stay_what_they_are(kind):
+    """And nothing is read again for them: of a damaged record TensorFlow says other things."""
+    error = getattr(tf.errors, kind)(None, None, "no memory, or a worker is gone")
+    with pytest.raises(type(error)) as caught, naming_damage(None, lambda: pytest.fail("looks for damage")):
+        raise error
+    assert caught.value is error

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,9 +16,11 @@ import pytest
 
 from tests import tiny_family
 from tests.small_dataset import write_dataset
+from tests.test_damage import damage
+from tfds_builders.records.errors import Refused
 from trainers import job, tracking
 from trainers.checkpoints import load_state
-from trainers.config import ClusterConfig, Config, DataConfig, JobConfig, ModelConfig, OptimiserConfig
+from trainers.config import ClusterConfig, Config, DataConfig, JobConfig, ModelConfig, OptimiserConfig, from_dict
 from trainers.dataset import load
 from trainers.home import jobs_dir, ray_dir
 from trainers.inputs import training_batches
@@ -169,6 +172,22 @@ def test_job_whose_only_worker_died_too_often_goes_on_with_two(jobs, undisturbed
     result = jobs("moved", workers="2")
     assert_close(undisturbed, result)
     assert_logged_once(result)
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_damaged_record_ends_a_job_of_two_workers_in_one_sentence(jobs, undisturbed, data, tmp_path, split):
+    """Whichever worker reads it, and whatever the other one, left alone by it, says."""
+    shutil.copytree(data, tmp_path / "copy")
+    shard, offset, id = damage(tmp_path / "copy" / "toy" / "1.0.0", split, 5)
+    config = from_dict(json.loads((Path(undisturbed.directory) / "config.json").read_text())["config"])
+    damaged = dataclasses.replace(
+        config,
+        data=dataclasses.replace(config.data, data_dir=str(tmp_path / "copy")),
+        cluster=dataclasses.replace(config.cluster, workers="2"),
+        job=dataclasses.replace(config.job, name=f"damaged-{split}"),
+    )
+    with pytest.raises(Refused, match=f"{shard}, offset {offset}, id {id!r}"):
+        job.run(damaged)
 
 
 # A cluster of two machines of which one is lost for good, in a process of its own: this one has a Ray already.

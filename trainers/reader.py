@@ -93,9 +93,12 @@ def naming_damage(records: Records, rows_of: Callable[[], np.ndarray]) -> Iterat
     """
     import tensorflow as tf
 
+    # What reading (unknown to TensorFlow) and decoding fail with. Others, such as want of memory or a lost worker, are
+    # about no record, and reading hundreds of thousands again would only keep the user waiting for them.
+    errors = tf.errors
     try:
         yield
-    except tf.errors.OpError:
+    except (errors.InvalidArgumentError, errors.DataLossError, errors.UnknownError):
         damage = find_damage(records, rows_of())
         if damage is None:
             raise

@@ -297,7 +297,7 @@ class Training:
 
     def _evaluate(self, records: Records, split: str) -> np.ndarray:
         """float64 [n]: P(fake) of each record."""
-        with naming_damage(records, lambda: np.arange(len(records))):
+        with naming_damage(records, lambda: self._evaluation.unscored):
             return self._evaluation(self._feed.evaluation(records, split), len(records))
 
     def _make_logger(self, task: Task) -> Any:

@@ -18,6 +18,12 @@ class Evaluation:
     def __init__(self, strategy: Any, model: Any):
         self._strategy, self._model = strategy, model
         self._function = tf.function(self._step, reduce_retracing=True)
+        self._times_seen = np.zeros(0, int)
+
+    @property
+    def unscored(self) -> np.ndarray:
+        """int64 [k]: the rows that the latest call has no score of."""
+        return np.flatnonzero(self._times_seen == 0)
 
     def __call__(self, make_dataset: Callable[[Any], tf.data.Dataset], num_records: int) -> np.ndarray:
         """float64 [num_records]: P(fake) by row.
@@ -30,7 +36,7 @@ class Evaluation:
           RuntimeError: a record was not evaluated exactly once.
         """
         p_fake = np.full(num_records, np.nan)
-        times_seen = np.zeros(num_records, int)
+        self._times_seen = times_seen = np.zeros(num_records, int)
         dataset = self._strategy.distribute_datasets_from_function(make_dataset)
         for batch in dataset:
             rows, values, mask = (part.numpy() for part in self._function(batch))
