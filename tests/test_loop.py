@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from tests import tiny_family
 from tests.small_dataset import write_dataset
+from tfds_builders.records.errors import Refused
 from trainers.config import ClusterConfig, Config, DataConfig, JobConfig, ModelConfig, OptimiserConfig, to_dict
 from trainers.dataset import load
 from trainers.errors import CannotTrain, NonFiniteLoss, ReplicasDiffer
@@ -247,7 +248,7 @@ def test_non_finite_loss_stops_and_names_the_step_and_its_images(tiny, dataset, 
 
 def test_another_dataset_is_not_trained_on(tiny, dataset, tmp_path):
     task = Task(to_dict(config()), (str(dataset),), "0" * 64, Resources(1, 1, 1, 0))
-    with pytest.raises(ValueError, match="not the one"):
+    with pytest.raises(Refused, match=r"must be the one that the job began with, 0{12}\. Received: "):
         Training(task, DirectoryReports(tmp_path))
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import platform
 import random
 import shutil
 import subprocess
@@ -24,8 +25,12 @@ from trainers.config import ClusterConfig, Config, DataConfig, JobConfig, ModelC
 from trainers.dataset import load
 from trainers.home import jobs_dir, ray_dir
 from trainers.inputs import training_batches
+from trainers.jobs import JobFolder
 from trainers.models.families import FAMILIES
 from trainers.order import Order
+from trainers.recovery import train_in_workers
+from trainers.strategy import Resources
+from trainers.worker import Task
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(1200)]
 
@@ -188,6 +193,20 @@ def test_a_damaged_record_ends_a_job_of_two_workers_in_one_sentence(jobs, undist
     )
     with pytest.raises(Refused, match=f"{shard}, offset {offset}, id {id!r}"):
         job.run(damaged)
+
+
+@pytest.mark.parametrize("wrong", ["absent", "another"])
+def test_a_dataset_that_a_workers_machine_lacks_ends_the_job_in_one_sentence(jobs, undisturbed, tmp_path, wrong):
+    """As if the driver's machine had it, and the worker's had none, or another one under the same path."""
+    if wrong == "another":
+        write_dataset(tmp_path, SPLITS, seed=1)
+    told = json.loads((Path(undisturbed.directory) / "config.json").read_text())
+    there = (str(tmp_path / "toy" / "1.0.0"),)
+    task = Task(told["config"], there, told["fingerprint"], Resources(1, 1, 1, 0))
+    says = {"absent": "holds no dataset_info.json", "another": "must be the one that the job began with"}[wrong]
+    with pytest.raises(Refused, match=rf"^on {platform.node()}, where a worker runs: .*{says}") as caught:
+        train_in_workers(task, JobFolder(f"lacking-{wrong}"), is_local=True)
+    assert "\n" not in str(caught.value)
 
 
 # A cluster of two machines of which one is lost for good, in a process of its own: this one has a Ray already.

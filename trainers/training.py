@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import tensorflow as tf
 
+from tfds_builders.records.errors import Refused
 from tfds_builders.records.schema import LABELS
 from trainers import checkpoints, strategy
 from trainers.agreement import Agreement
@@ -49,6 +50,9 @@ class Training:
     Args:
       task: from the driver; the same on every worker.
       reports: where checkpoints come from and go to (trainers/reports.py).
+
+    Raises:
+      Refused: the dataset is not there, or another one.
     """
 
     def __init__(self, task: Task, reports: Any):
@@ -56,7 +60,10 @@ class Training:
         self._config = config = from_dict(task.config)
         dataset = load_all(task.dataset_directories)
         if dataset.fingerprint != task.fingerprint:
-            raise ValueError(f"the dataset in {', '.join(task.dataset_directories)} is not the one the job began with")
+            raise Refused(
+                f"the dataset in {', '.join(task.dataset_directories)} must be the one that the job began with, "
+                f"{task.fingerprint[:12]}. Received: {dataset.fingerprint[:12]}. Restore that one, or name another job."
+            )
         self._records = selected(dataset, config)
         self._validation = self._records["validation"]
         self._train = self._records["train"]

@@ -5,6 +5,7 @@ Exceptions are let out: Ray Train reports them to the driver (trainers/job.py).
 
 import itertools
 import logging
+import platform
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,6 +16,7 @@ from tfds_builders.records.errors import Refused
 from trainers.checks import selection
 from trainers.config import Config
 from trainers.dataset import Dataset, Records
+from trainers.errors import CannotTrain
 from trainers.strategy import Resources
 
 HISTORY, PREDICTIONS, MODEL = "history.json", "predictions.parquet", "model.keras"  # in the last checkpoint
@@ -76,7 +78,12 @@ def with_shuffled_labels(records: Records, seed: int) -> Records:
 
 
 def train(settings: dict[str, Task]) -> None:
-    """The worker's function, of {"task": Task}. The results are in the last checkpoint that it reports."""
+    """The worker's function, of {"task": Task}. The results are in the last checkpoint that it reports.
+
+    Raises:
+      CannotTrain: the training cannot go on, for a reason that the user can change; names the machine if it is wrong
+        there alone.
+    """
     task = settings["task"]
     from trainers.strategy import prepare_process
 
@@ -87,8 +94,11 @@ def train(settings: dict[str, Task]) -> None:
     from trainers.training import Training
 
     reports = RayReports()
-    with _machine_watched(task, reports.machine):
-        Training(task, reports).run()
+    try:
+        with _machine_watched(task, reports.machine):
+            Training(task, reports).run()
+    except Refused as error:  # a SystemExit; the driver was content with the same, so it is this machine that lacks it
+        raise CannotTrain(f"on {platform.node()}, where a worker runs: {error}") from None
 
 
 def _machine_watched(task: Task, machine: int | None) -> AbstractContextManager[None]:
