@@ -12,12 +12,14 @@ import keras
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import tensorflow as tf
 
 from tests.small_dataset import write_dataset
 from tfds_builders.records.errors import Refused
 from trainers import evaluate, job, lineage, tracking
 from trainers.config import ClusterConfig, Config, DataConfig, JobConfig, ModelConfig, OptimiserConfig
 from trainers.dataset import load
+from trainers.engine import RayWorkers
 from trainers.jobs import JobFolder
 from trainers.metrics import of_split
 from trainers.models.resnet import build_resnet50
@@ -261,6 +263,13 @@ def test_bare_script_says_how_to_build_the_dataset(repository, tmp_path):
     assert done.returncode == 1
     assert "tfds build tfds_builders/ai_vs_human" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_the_driver_leaves_gpus_to_the_workers(ray_session, monkeypatch):
+    hidden = []
+    monkeypatch.setattr(tf.config, "set_visible_devices", lambda devices, kind: hidden.append((devices, kind)))
+    with RayWorkers():
+        assert hidden == [([], "GPU")]
 
 
 def test_new_names_are_all_different():

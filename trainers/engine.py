@@ -20,13 +20,13 @@ from trainers.errors import CannotTrain
 from trainers.home import ray_dir
 from trainers.jobs import JobFolder
 from trainers.recovery import train_in_workers
-from trainers.strategy import Resources, plan_resources, prepare_process
+from trainers.strategy import Resources, hide_gpus, plan_resources, prepare_process
 from trainers.worker import HISTORY, MODEL, PREDICTIONS, Task
 
 
 class RayWorkers:
     """Ray Train on the cluster of RAY_ADDRESS, or on the one this process already uses. What was started here ends
-    here."""
+    here. TensorFlow in this process, the driver, scores a few images without GPU: Ray gives GPUs to workers."""
 
     def __init__(self):
         self._address = prepare_ray_address()
@@ -42,6 +42,7 @@ class RayWorkers:
             os.environ.setdefault(name, value)
         import ray
 
+        hide_gpus()
         if ray.is_initialized():
             return self
         self._is_ours = True

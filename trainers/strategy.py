@@ -4,6 +4,7 @@ One worker: MirroredStrategy over its GPUs or logical CPU devices. Several: Mult
 replicas are the devices of all workers. A Ray worker calls `prepare_process` before anything runs in TensorFlow.
 """
 
+import contextlib
 import os
 import platform
 from collections.abc import Mapping, Sequence
@@ -128,6 +129,14 @@ def prepare_process(resources: Resources, deterministic: bool = False) -> None:
         tf.config.set_visible_devices([], "GPU")
         cpu = tf.config.list_physical_devices("CPU")[0]
         tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * resources.devices)
+
+
+def hide_gpus() -> None:
+    """Leaves the GPUs to others: TensorFlow takes all of them in each process, unless it has begun with them."""
+    import tensorflow as tf
+
+    with contextlib.suppress(RuntimeError):  # it has begun
+        tf.config.set_visible_devices([], "GPU")
 
 
 def make_strategy(resources: Resources) -> Any:
