@@ -54,12 +54,12 @@ def jobs(ray_session, data, tmp_path_factory):
         patch.setitem(FAMILIES, "tiny", tiny_family.FAMILY)
         patch.setattr("trainers.recovery.train", tiny_family.train)
 
-        def run(name: str, deaths: str = "", **cluster) -> job.JobResult:
+        def run(name: str, deaths: str = "", weights: str = "none", **cluster) -> job.JobResult:
             options = {"cpus_per_worker": 1} | cluster
             (data / "toy" / "deaths").write_text(f"{deaths}\n")
             config = Config(
                 data=DataConfig(dataset="toy", data_dir=str(data)),
-                model=ModelConfig(family="tiny", variant="tiny", weights="none", image_size=32),
+                model=ModelConfig(family="tiny", variant="tiny", weights=weights, image_size=32),
                 optimiser=OptimiserConfig(epochs=EPOCHS, global_batch_size=BATCH, learning_rate=1e-2, steps_per_call=1),
                 cluster=ClusterConfig(**options),
                 job=JobConfig(name=name, seed=SEED, register=False),
@@ -135,6 +135,14 @@ def test_two_workers_give_what_one_gives(undisturbed, undisturbed_pair):
     assert_logged_once(undisturbed_pair)
     predictions = pq.read_table(Path(undisturbed_pair.directory) / "predictions.parquet")
     assert predictions.num_rows == len(set(predictions["id"].to_pylist())) == SPLITS["validation"] + SPLITS["test"]
+
+
+def test_one_worker_of_a_machine_fetches_weights_before_all_build(jobs, undisturbed, data):
+    """And what was built to fetch them leaves no trace in the model's first weights."""
+    assert_close(undisturbed, jobs("fetching", weights="imagenet", workers="2"))
+    builds = [line.split() for line in (data / "toy" / "builds").read_text().splitlines()]
+    assert [what for _, what in builds] == ["fetch", "model", "model"]
+    assert builds[0][0] in {builds[1][0], builds[2][0]}
 
 
 def test_worker_killed_at_ten_random_steps_changes_nothing(jobs, undisturbed):

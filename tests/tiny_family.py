@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +58,11 @@ def train(settings: dict[str, Any]) -> None:
     The file `deaths` beside the dataset, if there is one, has a line "RANK STEP" for each death, in the order of the
     steps: the worker of that rank kills itself by SIGKILL after the step, before anything of it is stored. A FIFO
     `hold-EPOCH` there holds the training after that epoch (counted from 0) until somebody who opened it for writing
-    closes it.
+    closes it. In the file `builds` there a line "PID fetch" or "PID model" says that ImageNet weights would have been
+    fetched, ahead of the model or with it.
     """
+    import tensorflow as tf
+
     from trainers import reports, worker
     from trainers.checkpoints import load_state
     from trainers.models.families import FAMILIES
@@ -89,6 +93,12 @@ def train(settings: dict[str, Any]) -> None:
             if hold.exists():
                 hold.read_bytes()
 
-    FAMILIES["tiny"] = FAMILY
+    def build_noted(config, dropout=None, with_weights=True):
+        if with_weights and config.weights == "imagenet":
+            with open(folder / "builds", "a") as file:
+                file.write(f"{os.getpid()} {'model' if tf.distribute.has_strategy() else 'fetch'}\n")
+        return build(config, dropout, with_weights)
+
+    FAMILIES["tiny"] = replace(FAMILY, build=build_noted)
     reports.RayReports = DyingReports  # type: ignore[misc]
     worker.train(settings)
