@@ -75,6 +75,7 @@ def test_environment_is_checked_like_flags(monkeypatch):
         ("--workers 5:7 --devices-per-worker 1", "take 30 or 35"),
         ("--max-failures -1", "must not be negative"),
         ("--checkpoint-steps -1", "must not be negative"),
+        ("--checkpoint-minutes -1", "must not be negative"),
         ("--devices-per-worker 3", "take 30 or 33"),
         ("--workers 5 --devices-per-worker 2 --global-batch-size 4", "take 10"),
         ("--name ../../etc", "--name must be"),

@@ -1,5 +1,6 @@
 """Training on real data with a tiny model: one device or two, in one go or resumed, evaluated exactly."""
 
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -139,6 +140,42 @@ def test_training_resumed_inside_an_epoch_equals_the_uninterrupted_one_bit_for_b
     assert ignoring_time(history_1) == ignoring_time(history_2)
     assert all(np.array_equal(a, b) for a, b in zip(whole, again, strict=True))
     assert table_1.equals(table_2)
+
+
+class Noting(DirectoryReports):
+    """Reports that note the steps of the checkpoints inside an epoch, and obey the first worker, if that has a say."""
+
+    say: int | None = None
+
+    def __init__(self, directory):
+        super().__init__(directory)
+        self.steps: list[int] = []
+
+    def agree(self, number):
+        return number if self.say is None else self.say
+
+    def report(self, metrics, write, wait=False):
+        self.steps += [metrics["step"]] if "step" in metrics else []
+        super().report(metrics, write, wait)
+
+
+@pytest.mark.parametrize(
+    ("minutes", "say", "steps"),
+    [
+        (1e-9, None, [1, 2, 3, 4, 5, 6, 7]),
+        (60.0, None, []),
+        (0.0, 1, []),  # nobody is asked
+        (1e-9, 0, []),  # by the first worker's clock the time is not up
+    ],
+)
+def test_checkpoints_are_due_after_minutes_of_the_first_workers_clock(tiny, dataset, tmp_path, minutes, say, steps):
+    """8 steps an epoch; the checkpoint at its end is the epoch's."""
+    told = config(epochs=1, steps_per_call=1)
+    told = dataclasses.replace(told, cluster=ClusterConfig(checkpoint_minutes=minutes))
+    reports = Noting(tmp_path)
+    reports.say = say
+    training(dataset, told, tmp_path, reports=lambda _: reports).run()
+    assert reports.steps == steps
 
 
 def test_training_begun_on_one_device_goes_on_on_two(tiny, dataset, tmp_path):

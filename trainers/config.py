@@ -161,7 +161,8 @@ class ClusterConfig:
     # go with the worker's share of them.
     cpus_per_worker: int = 0
     max_failures: int = 3  # How often a job goes on by itself, from its newest checkpoint, after workers died.
-    checkpoint_steps: int = 0  # Steps between two checkpoints inside an epoch; 0: one at the end of each epoch.
+    checkpoint_steps: int = 0  # Steps between two checkpoints inside an epoch, besides the one at its end; 0: none.
+    checkpoint_minutes: float = 10.0  # Minutes from one checkpoint to the next; 0: none inside an epoch.
     deterministic: bool = flag(False)  # Take operations that give the same bits every time, where others are faster.
 
     def __post_init__(self):
@@ -172,7 +173,7 @@ class ClusterConfig:
             self.workers,
             "take 1",
         )
-        for name in ("devices_per_worker", "cpus_per_worker", "max_failures", "checkpoint_steps"):
+        for name in ("devices_per_worker", "cpus_per_worker", "max_failures", "checkpoint_steps", "checkpoint_minutes"):
             value = getattr(self, name)
             check(value >= 0, f"--{name.replace('_', '-')} must not be negative", value, "take 0 or more")
 

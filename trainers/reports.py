@@ -20,6 +20,7 @@ class RayReports:
         self._ray_train = ray.train
         context = ray.train.get_context()
         self.rank = context.get_world_rank()
+        self._is_alone = context.get_world_size() == 1
         # The number of this worker's machine, if it is the first of the workers there; of the others None.
         self.machine: int | None = None if context.get_local_rank() else context.get_node_rank()
 
@@ -63,7 +64,7 @@ class RayReports:
         """The first worker's number."""
         from ray.train.collective import broadcast_from_rank_zero
 
-        return broadcast_from_rank_zero(number)
+        return number if self._is_alone else broadcast_from_rank_zero(number)
 
     def once_a_machine(self, do: Callable[[], object]) -> None:
         """Calls `do` in the first worker on each machine, and returns when it is done on all of them."""

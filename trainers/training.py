@@ -78,6 +78,7 @@ class Training:
         self._state = checkpoints.State(0, 0, [], task.config, task.fingerprint)
         self._taken = checkpoints.Taken()
         self._is_machine_leaving = False
+        self._saved_at = time.monotonic()
         self._strategy = strategy.make_strategy(self._resources)
         self._logger = self._make_logger(task)
 
@@ -229,7 +230,8 @@ class Training:
             self._state = replace(self._state, step=self._state.step + len(call.losses))
             was_leaving, self._is_machine_leaving = self._is_machine_leaving, self._reports.is_machine_leaving()
             is_leaving = self._is_machine_leaving and not was_leaving
-            if is_leaving or (every and len(taken) % every == 0 and len(taken) < num_steps):
+            is_due = len(taken) < num_steps and (bool(every and len(taken) % every == 0) or self._is_time_up())
+            if is_leaving or is_due:
                 self._checkpoint({"step": self._state.step}, self._best, taken, wait=is_leaving)
         self._taken = checkpoints.Taken()
         entry = {
@@ -249,6 +251,11 @@ class Training:
         with naming_damage(self._train, lambda: self._feed.rows_being_read(int(self._global_batch.step.numpy()))):
             return next(some_steps, None)
 
+    def _is_time_up(self) -> bool:
+        """Whether the last checkpoint is --checkpoint-minutes old by the first worker's clock, the same for all."""
+        minutes = self._config.cluster.checkpoint_minutes
+        return bool(minutes and self._reports.agree(int(time.monotonic() - self._saved_at >= 60 * minutes)))
+
     def _checkpoint(
         self,
         metrics: dict[str, Any],
@@ -260,6 +267,7 @@ class Training:
             checkpoints.save(directory, self._state, self._model, self._optimizer, best, taken)
 
         self._reports.report(metrics, write, wait)
+        self._saved_at = time.monotonic()
 
     def _rates(self) -> np.ndarray:
         """float64 [steps per epoch]: the learning rates of the coming epoch's steps."""
