@@ -3,6 +3,7 @@
 import hashlib
 import json
 import multiprocessing
+import os
 import shutil
 import zipfile
 import zlib
@@ -162,8 +163,6 @@ def _build_and_die(source: Path, data_dir: Path) -> None:
 
     def write_and_die(*args):
         if len(calls) == 2:
-            import os
-
             os._exit(9)
         calls.append(args)
         return write(*args)
@@ -192,6 +191,38 @@ def test_a_killed_build_goes_on_where_it_was(source, built, tmp_path, monkeypatc
     assert len(written) == 8
     assert "1 of 9 shards are there" in capfd.readouterr().err
     assert [path.name for path in name_dir.iterdir() if path.is_dir()] == ["1.0.0"]
+
+
+@pytest.mark.parametrize("shortened", [False, True])
+def test_a_source_that_goes_away_while_a_shard_is_written_is_no_bad_file(
+    shortened, source, built, tmp_path, monkeypatch
+):
+    manual = tmp_path / "manual"
+    shutil.copytree(source, manual)
+    write = writer.write_shard
+    calls = []
+
+    def write_without_source(*args):
+        calls.append(args)
+        if len(calls) != 2:
+            return write(*args)
+        if shortened:
+            for path in manual.rglob("*.jpg"):
+                os.truncate(path, 100)
+        else:
+            manual.rename(tmp_path / "away")
+        return write(*args)
+
+    monkeypatch.setattr(engine, "write_shard", write_without_source)
+    with pytest.raises(Refused, match=r"must stay as it is .* run the same command again"):
+        _build(manual, tmp_path, num_shards=3)
+    assert len(calls) == 2
+    if shortened:
+        shutil.copytree(source, manual, dirs_exist_ok=True)  # with the same times of change
+    else:
+        (tmp_path / "away").rename(manual)
+    assert _digests(_build(manual, tmp_path, num_shards=3)) == _digests(built)
+    assert len(calls) == 2 + 8  # the first shard was not written again
 
 
 def _corpus(root: Path, names: dict[str, bytes]) -> Path:

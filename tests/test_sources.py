@@ -1,5 +1,6 @@
 """Folders and zips seen the same way, and what must not be read."""
 
+import errno
 import os
 import zipfile
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tfds_builders.records.header import BadImage
-from tfds_builders.sharding.sources import Source, read, read_ahead
+from tfds_builders.sharding.sources import Source, SourceLost, read, read_ahead
 
 
 def _files(root: Path) -> dict[str, bytes]:
@@ -57,8 +58,46 @@ def test_reading_ahead_changes_neither_the_order_nor_what_fails(tmp_path, conten
             assert read(entry, fd=fd) == read(entry)
             assert read(entry, 10, fd) == read(entry, 10)  # the descriptor has no place of its own
     assert list(read_ahead([])) == []
-    with pytest.raises(BadImage, match="cannot be read"):
+    with pytest.raises(SourceLost, match="20 cannot be read: No such file"):
         read(next(entry for entry in entries if entry.id == "20"))
+
+
+def test_what_a_system_says_of_a_file_and_what_it_does_not(tmp_path, monkeypatch):
+    (tmp_path / "a.png").write_bytes(b"x" * 100)
+    (entry,) = Source(tmp_path).entries()
+
+    def fail(code):
+        def raising(*_):
+            raise OSError(code, os.strerror(code))
+
+        return raising
+
+    for code in (errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.EMFILE, errno.ENOMEM, errno.ENOENT):
+        for name in ("open", "pread"):
+            with monkeypatch.context() as patch:
+                patch.setattr(os, name, fail(code))
+                with pytest.raises(SourceLost, match="cannot be read"):
+                    read(entry)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", fail(errno.EACCES))
+        with pytest.raises(BadImage, match="Permission denied") as caught:
+            read(entry)
+    assert caught.value.code == "unreadable"
+    (tmp_path / "a.png").write_bytes(b"x" * 99)
+    assert read(entry, limit=50) == b"x" * 50
+    with pytest.raises(SourceLost, match="shorter"):
+        read(entry)
+
+
+def test_an_archive_that_becomes_shorter_is_not_taken_for_a_bad_member(tmp_path, content):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for name, data in content.items():
+            archive.writestr(name, data)
+    entries = list(Source(tmp_path).entries())
+    (tmp_path / "a.zip").write_bytes((tmp_path / "a.zip").read_bytes()[:20])
+    for entry in entries:
+        with pytest.raises(SourceLost, match=r"a\.zip has become shorter"):
+            read(entry)
 
 
 def test_several_zips_are_parts_with_names_of_their_own(tmp_path):

@@ -25,6 +25,7 @@ from tfds_builders.records.schema import BUILD, EXCLUDED, LABELS, LEDGER_SCHEMA,
 from tfds_builders.sharding.manifest import Excluded, Fingerprint, Listing, Record, list_records, scan_headers
 from tfds_builders.sharding.plan import Shard, plan_shards, write_plan
 from tfds_builders.sharding.provenance import hash_archives
+from tfds_builders.sharding.sources import SourceLost
 from tfds_builders.sharding.staging import Staging, write_atomically
 from tfds_builders.sharding.workers import RayWorkers, ThisProcess, Workers
 from tfds_builders.sharding.writer import Done, create_progress, finished, read_tables, write_shard
@@ -78,8 +79,21 @@ def build(
       target: TFDS's incomplete folder, which it renames to `version_dir`.
 
     Raises:
-      Refused: nothing found, one class only, too many bad files, a full disk, another build of the same version.
+      Refused: nothing found, one class only, too many bad files, a full disk, another build of the same version, a
+        source that cannot be read any more.
     """
+    try:
+        return _build(records, assign_splits, options, version_dir, target)
+    except SourceLost as error:
+        raise Refused(
+            f"The source must stay as it is while it is read; {error}. See that its disk is there, or take the file "
+            "away if it alone is broken, and run the same command again: it goes on where it was."
+        ) from None
+
+
+def _build(
+    records: Iterable[Record | Excluded], assign_splits: AssignSplits, options: Options, version_dir: Path, target: Path
+) -> tuple[list[WrittenSplit], Staging]:
     say(f"listing the source of {options.name}")
     listing = list_records(records)
     _check_classes(listing.table, "the source", options.name)

@@ -7,6 +7,7 @@ A zip is read in place: its members are read by offset and never extracted to di
 out does not depend on the order in which a file system returns things.
 """
 
+import errno
 import os
 import re
 import struct
@@ -25,6 +26,15 @@ _DEFLATE_SLACK_BYTES = 1024  # what incompressible data and the code tables add 
 SLICE = -1  # method of an entry that is `size` bytes of the container, from `offset` on: an image in a shard
 _FILES_AHEAD = 16  # a disk that takes 2 ms a request then feeds 8,000 files/s to each worker
 _ZIP_EXTRA_SLACK_BYTES = 512  # a local header's extra field is rarely longer; read again when it is
+# What a system says of one file. All else (a disk that fails, a share that is away, too many open files) is no fault of
+# the file, and may be over in a minute.
+_ERRORS_OF_A_FILE = {
+    errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG, errno.EISDIR, errno.ENXIO, errno.ENODEV,
+}  # fmt: skip
+
+
+class SourceLost(Exception):
+    """The source is not, or not any more, as it was listed: nothing can be concluded about the file being read."""
 
 
 class Entry(NamedTuple):
@@ -94,8 +104,10 @@ def _list_folder(top: bytes, below: bytes, open_folders: set[tuple[int, int]], s
         name = below + b"/" + item.name if below else item.name
         try:
             status = item.stat()
-        except OSError as error:  # a link to nowhere, or to itself
-            yield _plain(item.path, name, 0, 0, f"unreadable: {error.strerror}")
+        except OSError as error:
+            if error.errno not in {errno.ENOENT, *_ERRORS_OF_A_FILE}:
+                raise _lost(item.path, error) from error
+            yield _plain(item.path, name, 0, 0, f"unreadable: {error.strerror}")  # a link to nowhere, or to itself
             continue
         if not item.is_dir():
             yield _plain(item.path, name, status.st_size, status.st_mtime_ns)
@@ -114,7 +126,13 @@ def _list_zip(archive: Path, prefix: str) -> Iterator[Entry]:
     try:
         with zipfile.ZipFile(archive) as opened:
             members = sorted(opened.infolist(), key=lambda member: member.filename)
-    except (zipfile.BadZipFile, OSError) as error:
+        num_bytes = archive.stat().st_size
+    except OSError as error:
+        if error.errno not in _ERRORS_OF_A_FILE:
+            raise _lost(str(archive), error) from error
+        yield _plain(os.fsencode(archive), os.fsencode(archive.name), 0, 0, f"unreadable: {error.strerror}")
+        return
+    except zipfile.BadZipFile as error:
         yield _plain(os.fsencode(archive), os.fsencode(archive.name), 0, 0, f"damaged_zip: {error}")
         return
     for member in members:
@@ -129,11 +147,11 @@ def _list_zip(archive: Path, prefix: str) -> Iterator[Entry]:
             member.compress_size,
             member.compress_type,
             member.CRC,
-            _member_problem(member),
+            _member_problem(member, num_bytes),
         )
 
 
-def _member_problem(member: zipfile.ZipInfo) -> str:
+def _member_problem(member: zipfile.ZipInfo, archive_bytes: int) -> str:
     name = member.orig_filename
     if name.startswith(("/", "\\")) or re.match(r"^[A-Za-z]:", name) or ".." in re.split(r"[/\\]", name):
         return f"unsafe_path: the archive names a file outside itself: {name!r}"
@@ -141,6 +159,8 @@ def _member_problem(member: zipfile.ZipInfo) -> str:
         return "encrypted: the member of the archive is encrypted"
     if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         return f"unreadable: compression method {member.compress_type} of the archive is not supported"
+    if member.header_offset + _ZIP_LOCAL_HEADER_BYTES + member.compress_size > archive_bytes:
+        return "damaged_zip: the archive ends before the member does"
     return ""
 
 
@@ -194,6 +214,7 @@ def read(entry: Entry, limit: int | None = None, fd: int = -1) -> bytes:
     Raises:
       BadImage: unreadable file, or a member whose archive is damaged (`unreadable`, `damaged_zip`, `bad_checksum`), or
         the entry's own `problem`.
+      SourceLost: the file is gone or shorter than it was when it was listed, or the system cannot read at all.
     """
     if entry.problem:
         reason, _, sentence = entry.problem.partition(": ")
@@ -203,12 +224,28 @@ def read(entry: Entry, limit: int | None = None, fd: int = -1) -> bytes:
         try:
             if entry.container and entry.method != SLICE:
                 return _read_member(opened, entry, limit)
-            return _read_all(opened, max(entry.offset, 0), entry.size if limit is None else min(limit, entry.size))
+            wanted = entry.size if limit is None else min(limit, entry.size)
+            data = _read_all(opened, max(entry.offset, 0), wanted)
         finally:
             if fd < 0:
                 os.close(opened)
     except OSError as error:
+        if error.errno not in _ERRORS_OF_A_FILE:
+            raise _lost(entry.container or entry.path, error) from error
         raise BadImage("unreadable", f"the file cannot be read: {error.strerror}") from error
+    if len(data) < wanted and entry.method == SLICE:  # its size was not listed but read from a manifest
+        raise BadImage("truncated", f"{entry.container} ends before the image does")
+    if len(data) < wanted:
+        raise _shorter(entry)
+    return data
+
+
+def _lost(path: str | bytes, error: OSError) -> SourceLost:
+    return SourceLost(f"{os.fsdecode(path)} cannot be read: {error.strerror}")
+
+
+def _shorter(entry: Entry) -> SourceLost:
+    return SourceLost(f"{os.fsdecode(entry.container or entry.path)} has become shorter since it was listed")
 
 
 def _read_all(fd: int, offset: int, size: int) -> bytes:
@@ -226,7 +263,9 @@ def _read_member(fd: int, entry: Entry, limit: int | None) -> bytes:
     packed = entry.packed if limit is None else min(entry.packed, limit + _DEFLATE_SLACK_BYTES)
     guess = _ZIP_LOCAL_HEADER_BYTES + len(entry.path) + _ZIP_EXTRA_SLACK_BYTES + packed
     block = _read_all(fd, entry.offset, guess)
-    if len(block) < _ZIP_LOCAL_HEADER_BYTES or block[:4] != b"PK\x03\x04":
+    if len(block) < _ZIP_LOCAL_HEADER_BYTES + packed:
+        raise _shorter(entry)
+    if block[:4] != b"PK\x03\x04":
         raise BadImage("damaged_zip", "the archive has no member where its directory says")
     name_length, extra_length = struct.unpack_from("<HH", block, 26)
     start = _ZIP_LOCAL_HEADER_BYTES + name_length + extra_length

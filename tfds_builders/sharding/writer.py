@@ -27,7 +27,7 @@ from tfds_builders.sharding.harmonise import harmonise
 from tfds_builders.sharding.manifest import entries_of, ledger_row
 from tfds_builders.sharding.plan import Shard, read_plan
 from tfds_builders.sharding.shard_file import ShardFile
-from tfds_builders.sharding.sources import Entry, read, read_ahead
+from tfds_builders.sharding.sources import read, read_ahead
 from tfds_builders.sharding.staging import write_atomically
 from tfds_builders.sharding.validate import validate
 
@@ -59,6 +59,7 @@ def write_shard(staging: str, shard: Shard, validation: str) -> Done:
 
     Raises:
       OSError: the disk is full, or the folder is gone. Files that are bad do not raise: they go to the ledger.
+      SourceLost: the source cannot be read; nothing is marked as done.
     """
     bytes(_FREED_BYTES)  # made and freed: see there
     folder = Path(staging)
@@ -77,7 +78,7 @@ def write_shard(staging: str, shard: Shard, validation: str) -> Done:
             data = None
             try:
                 data = read(entry, fd=fd)
-                image, facts, flags = _checked(entry, data, validation, sides[row])
+                image, facts, flags = _checked(data, validation, sides[row])
             except BadImage as error:
                 digest = None if data is None else hashlib.sha256(data).digest()
                 ledger.append(ledger_row(error, shard.split, entry, labels[row], digest))
@@ -124,14 +125,12 @@ class Stored(NamedTuple):
     image_offset: int
 
 
-def _checked(entry: Entry, data: bytes, validation: str, side: int) -> tuple[bytes, ImageFacts, tuple[str, ...]]:
+def _checked(data: bytes, validation: str, side: int) -> tuple[bytes, ImageFacts, tuple[str, ...]]:
     """The bytes to store, what is known of them, and what is odd about the file.
 
     Raises:
-      BadImage: the bytes do not pass the validation, or have changed since the scan.
+      BadImage: the bytes do not pass the validation.
     """
-    if len(data) != entry.size:
-        raise BadImage("truncated", f"the file has {len(data)} bytes, {entry.size} when it was listed")
     facts = validate(data, validation)
     if side:
         image = harmonise(data, side)
