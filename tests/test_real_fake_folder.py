@@ -169,6 +169,33 @@ def test_numbers_are_labels_and_paths_may_begin_at_the_top(tmp_path):
     assert {row["id"]: str(row["label"]) for row in manifest} == {row["path"]: row["label"] for row in rows}
 
 
+def test_lists_of_several_folders_may_name_the_same_paths(tmp_path):
+    files = {}
+    for number, split in enumerate(SPLITS):
+        rows = [{"path": f"images/{image}.png", "label": CLASSES[(image + number) % 2]} for image in range(20)]
+        files[f"{split}/labels.csv"] = sources.as_csv(rows)
+        files |= {f"{split}/{row['path']}": sources.image(f"{split} {row['path']}") for row in rows}
+    built = sources.build(Builder, sources.write(tmp_path / "manual", files), tmp_path)
+    rows = sources.manifest(built)
+    assert len(rows) == 60
+    for row in rows:
+        split, _, name = row["id"].split("/")
+        assert row["label"] == (int(name.partition(".")[0]) + SPLITS.index(split)) % 2
+
+
+def test_a_list_beside_the_image_is_meant_before_the_top_of_the_source(tmp_path, monkeypatch):
+    monkeypatch.setenv("REALSHARD_MAX_QUARANTINED", "1")
+    rows = _rows(40)
+    below = [row | {"label": CLASSES[1 - CLASSES.index(row["label"])]} for row in rows]
+    manual = _write_listed(_write_listed(tmp_path / "manual", rows), rows, "lists/")
+    gone = [rows[0] | {"path": "gone.png"}]
+    sources.write(manual, {"list.csv": sources.as_csv(rows + gone), "lists/list.csv": sources.as_csv(below + gone)})
+    built = sources.build(Builder, manual, tmp_path)
+    expected = {row["path"]: row["label"] for row in rows} | {f"lists/{row['path']}": row["label"] for row in below}
+    assert {row["id"]: CLASSES[row["label"]] for row in sources.manifest(built)} == expected
+    assert sources.outcomes(built, QUARANTINE) == {"gone.png": "missing_file", "lists/gone.png": "missing_file"}
+
+
 def test_a_list_written_on_windows(tmp_path):
     rows = _rows(40)
     manual = _write_listed(tmp_path / "manual", rows)
