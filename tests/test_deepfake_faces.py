@@ -159,20 +159,21 @@ def test_videos_of_parts_that_are_not_here_are_excluded(tmp_path, capfd):
     assert "names 1 videos without a face here, of 48" in capfd.readouterr().err
 
 
-def test_several_zips_are_parts_and_names_may_end_in_mp4(tmp_path):
+@pytest.mark.parametrize("name", ["deepfake-detection-faces-part-{}-0", "deepfake-detection-faces-part-{}_0"])
+def test_several_zips_are_parts_and_names_may_end_in_mp4(name, tmp_path):
     """Two parts as Kaggle delivers them, with a CSV beside them; folders named like the videos, suffix and all."""
     videos = sources.dfdc_videos(16)
     (tmp_path / "manual").mkdir()
-    for part, names in (("part-3_0", list(videos)[:32]), ("part-48_0", list(videos)[32:])):
+    for part, names in ((name.format(3), list(videos)[:32]), (name.format(48), list(videos)[32:])):
         frames = {f"{name}/frame {frame}.png": f"{name}{frame}" for name in names for frame in (0, 1)}
         unpacked = sources.write(tmp_path / part, {path: sources.image(seed) for path, seed in frames.items()})
         archive = sources.zipped(unpacked, tmp_path / f"zip {part}") / "archive.zip"
-        archive.rename(tmp_path / "manual" / f"deepfake-detection-faces-{part}.zip")
+        archive.rename(tmp_path / "manual" / f"{part}.zip")
     rows = [{"filename": name, **row} for name, row in videos.items()]
     sources.write(tmp_path / "manual", {"metadata.csv": sources.as_csv(rows)})
     manifest = sources.manifest(sources.build(DfdcFaces, tmp_path / "manual", tmp_path))
     assert len(manifest) == 128
-    assert all((row["split"] == "train") == ("part-3_0/" in row["id"]) for row in manifest)
+    assert all((row["split"] == "train") == row["id"].startswith(name.format(3)) for row in manifest)
     assert {row["video"] for row in manifest} == {name.removesuffix(".mp4") for name in videos}
 
 
