@@ -10,6 +10,7 @@ import zlib
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
@@ -18,7 +19,7 @@ from bad_images import BAD
 from odd_images import ODD
 from PIL import Image
 
-from tfds_builders.ai_vs_human.ai_vs_human_dataset_builder import Builder
+from tfds_builders.ai_vs_human.ai_vs_human_dataset_builder import CATEGORIES, Builder
 from tfds_builders.records import example, framing
 from tfds_builders.records.errors import Refused
 from tfds_builders.records.schema import BUILD, EXCLUDED, LABELS, MANIFEST, QUARANTINE
@@ -113,6 +114,43 @@ def test_manifest_leads_to_every_record(source, built):
     assert set(manifest["scheme_published"].to_pylist()) == {"train", "test"}
 
 
+def test_a_scheme_tests_on_objects_that_are_not_trained_on(built):
+    for row in pq.read_table(built / MANIFEST).to_pylist():  # of the two categories, the last one is left out
+        kept = "" if row["split"] == "test" else row["split"]
+        assert row["scheme_leave_categories_out"] == ("test" if row["category"] == "cat" else kept)
+
+
+@pytest.mark.parametrize(
+    ("categories", "tested"),
+    [
+        (CATEGORIES, {"sheep", "sofa", "train", "tvmonitor"}),
+        (CATEGORIES[:18], {"sheep", "sofa"}),
+        ([name.upper() for name in CATEGORIES], {"SHEEP", "SOFA", "TRAIN", "TVMONITOR"}),
+        ([f"thing {letter}" for letter in "abcdefghijk"], {"thing j", "thing k"}),
+        (["only one"], None),
+        ([""], None),
+    ],
+)
+def test_the_same_objects_are_always_left_out(categories, tested, tmp_path):
+    rows = [(category, number % 2) for category in categories for number in range(60)]
+    scan = pa.table(
+        {
+            "id": [f"{category}/{number}" for number, (category, _) in enumerate(rows)],
+            "label": pa.array([label for _, label in rows], pa.int8()),
+            "category": [category for category, _ in rows],
+            "group": [""] * len(rows),
+        }
+    )
+    columns = Builder(data_dir=str(tmp_path)).assign_splits(scan)
+    if tested is None:
+        assert "scheme_leave_categories_out" not in columns
+        return
+    scheme = columns["scheme_leave_categories_out"]
+    assert {category for (category, _), split in zip(rows, scheme, strict=True) if split == "test"} == tested
+    is_left_out = np.array([category in tested for category, _ in rows])
+    assert (scheme[~is_left_out] == np.where(columns["split"] == "test", "", columns["split"])[~is_left_out]).all()
+
+
 def test_nothing_is_lost(built):
     summary = json.loads((built / BUILD).read_text())
     assert (summary["found"], summary["written"], summary["excluded"], summary["quarantined"]) == (122, 120, 2, 0)
@@ -177,7 +215,7 @@ def test_a_killed_build_goes_on_where_it_was(source, built, tmp_path, monkeypatc
     process.join(300)
     assert process.exitcode == 9
     name_dir = tmp_path / "ai_vs_human"
-    (staging,) = name_dir.glob(".1.0.0.*.staging")
+    (staging,) = name_dir.glob(f".{Builder.VERSION}.*.staging")
     assert len(list(staging.glob("*.done"))) == 2
     assert list(name_dir.glob("incomplete.*"))  # what TFDS leaves
     # A power cut: one finished shard lost its end, and there is half a temporary file.
@@ -190,7 +228,7 @@ def test_a_killed_build_goes_on_where_it_was(source, built, tmp_path, monkeypatc
     assert _digests(_build(source, tmp_path, num_shards=3)) == _digests(built)
     assert len(written) == 8
     assert "1 of 9 shards are there" in capfd.readouterr().err
-    assert [path.name for path in name_dir.iterdir() if path.is_dir()] == ["1.0.0"]
+    assert [path.name for path in name_dir.iterdir() if path.is_dir()] == [str(Builder.VERSION)]
 
 
 @pytest.mark.parametrize("shortened", [False, True])

@@ -113,15 +113,25 @@ def _cut(counts: np.ndarray, fractions: Sequence[float], min_groups: int) -> np.
     return parts
 
 
-def leave_out(values: pa.Array, left_out: Collection[str], split: np.ndarray) -> np.ndarray:
+def leave_out(values: pa.Array, left_out: Collection[str], split: np.ndarray, groups: pa.Array) -> np.ndarray:
     """A scheme that tests on some values of a column (categories, generators) and trains on the others.
 
-    Rows with a value of `left_out` are the test split; of the other rows, those in train and validation stay there and
-    the test rows are left out (""), so that nothing trained on is near anything tested.
+    Args:
+      values: string [n]; "" where it is not known.
+      left_out: the values of the test split.
+      split: object [n].
+      groups: string [n]; "" is no group.
+
+    Returns:
+      Split names, object [n]. Of the rows with other values, those in train and validation stay there, and the test
+      rows are left out (""), so that nothing trained on is near anything tested. So are rows of unknown value, and of
+      a group that is tested.
     """
-    is_left_out = np.isin(np.asarray(values.to_pylist(), dtype=object), list(left_out))
-    kept = np.where(split == "test", "", split)
-    return np.where(is_left_out, "test", kept).astype(object)
+    names, group = (np.asarray(column.to_pylist(), dtype=object) for column in (values, groups))
+    is_tested = np.isin(names, list(left_out))
+    tested_groups = set(group[is_tested]) - {""}
+    is_near = (split == "test") | (names == "") | np.isin(group, list(tested_groups))
+    return np.where(is_tested, "test", np.where(is_near, "", split)).astype(object)
 
 
 def balanced(
