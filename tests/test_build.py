@@ -294,8 +294,9 @@ def test_bad_files_are_quarantined_and_leave_a_gap(good_files, tmp_path, monkeyp
     built = _build(manual, tmp_path / "data")
     summary = json.loads((built / BUILD).read_text())
     assert (summary["found"], summary["written"], summary["quarantined"]) == (63, 60, 3)
-    reasons = {row["id"]: row["reason"] for row in pq.read_table(built / QUARANTINE).to_pylist()}
-    assert reasons == {
+    ledger = pq.read_table(built / QUARANTINE).to_pylist()
+    assert all(row["sha256"] == hashlib.sha256(bad[row["id"]]).digest() for row in ledger)
+    assert {row["id"]: row["reason"] for row in ledger} == {
         "car/real/empty.png": "zero_bytes",
         "car/fake/page.jpg": "not_an_image",
         "car/real/damaged.png": "bad_checksum",

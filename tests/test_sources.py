@@ -1,14 +1,17 @@
 """Folders and zips seen the same way, and what must not be read."""
 
 import errno
+import hashlib
 import os
+import tracemalloc
 import zipfile
 from pathlib import Path
 
 import pytest
 
 from tfds_builders.records.header import BadImage
-from tfds_builders.sharding.sources import Source, SourceLost, read, read_ahead
+from tfds_builders.sharding.provenance import hash_content
+from tfds_builders.sharding.sources import Source, SourceLost, absent, read, read_ahead
 
 
 def _files(root: Path) -> dict[str, bytes]:
@@ -156,3 +159,54 @@ def test_a_file_that_is_no_zip_is_reported(tmp_path):
     (tmp_path / "a.zip").write_bytes(b"this is not an archive")
     (entry,) = Source(tmp_path).entries()
     assert entry.problem.startswith("damaged_zip")
+
+
+def test_bad_files_are_hashed_whatever_is_wrong_with_them(tmp_path, content):
+    (tmp_path / "text.png").write_bytes(b"no image")
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "nowhere.png").symlink_to(tmp_path / "missing")
+    (tmp_path / "broken.zip").write_bytes(b"this is not an archive")
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("../out.png", b"outside" * 1000)
+        archive.writestr("stored.png", b"stored", zipfile.ZIP_STORED)
+        archive.writestr("lzma.png", b"x" * 100, zipfile.ZIP_LZMA)
+    hashed = {entry.id: hash_content(entry) for entry in Source(tmp_path).entries()}
+    assert hashed == {
+        "text.png": hashlib.sha256(b"no image").digest(),
+        "pipe.png": None,
+        "nowhere.png": None,
+        "broken.zip": hashlib.sha256(b"this is not an archive").digest(),
+        "a/../out.png": hashlib.sha256(b"outside" * 1000).digest(),
+        "a/stored.png": hashlib.sha256(b"stored").digest(),
+        "a/lzma.png": None,
+    }
+    assert hash_content(absent("a.png", "it is not there")) is None
+
+
+def test_members_that_are_not_as_long_as_announced_have_no_hash(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.png", b"x" * 5_000_000)
+    (entry,) = Source(tmp_path).entries()
+    assert hash_content(entry) == hashlib.sha256(b"x" * 5_000_000).digest()
+    for changed in ({"size": 100}, {"size": 6_000_000}, {"packed": entry.packed - 50}, {"offset": 1}):
+        assert hash_content(entry._replace(**changed)) is None
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_large_bad_file_is_hashed_piece_by_piece(packed, tmp_path):
+    num_bytes = 48 << 20
+    with open(tmp_path / "large.png", "wb") as file:
+        file.truncate(num_bytes)
+    if packed:
+        with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.write(tmp_path / "large.png", "large.png")
+        (tmp_path / "large.png").unlink()
+    (entry,) = Source(tmp_path).entries()
+    tracemalloc.start()
+    try:
+        digest = hash_content(entry)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert digest == hashlib.sha256(bytes(num_bytes)).digest()
+    assert peak < 8 << 20

@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 
 from tfds_builders.records.header import BadImage, ImageFacts, NeedMore, extension_flag, inspect
 from tfds_builders.records.schema import LEDGER_SCHEMA, MANIFEST_SCHEMA, SCHEME_PREFIX
+from tfds_builders.sharding.provenance import hash_content
 from tfds_builders.sharding.sources import Entry, read, read_ahead
 from tfds_builders.sharding.video import frames_of
 from tfds_builders.sharding.workers import Workers
@@ -163,7 +164,7 @@ def scan_headers(listing: pa.Table, workers: Workers, advance: Callable[[int], o
             error = BadImage("duplicate_id", "another file of the source has the same name")
             repeats = table.filter(repeated)
             rows = [
-                ledger_row(error, split, entry, label)
+                ledger_row(error, split, entry, label, hash_content(entry))
                 for entry, label, split in zip(
                     entries_of(repeats), repeats["label"].to_pylist(), repeats["given_split"].to_pylist(), strict=True
                 )
@@ -192,7 +193,7 @@ def scan_chunk(listing: pa.RecordBatch, frames_dir: str) -> tuple[pa.Table, pa.T
         try:
             found = read_header(entry, fd)
         except BadImage as error:
-            bad.append(ledger_row(error, split, entry, label))
+            bad.append(ledger_row(error, split, entry, label, hash_content(entry)))
             is_good.append(False)
         else:
             is_good.append(True)

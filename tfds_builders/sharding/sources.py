@@ -10,6 +10,7 @@ out does not depend on the order in which a file system returns things.
 import errno
 import os
 import re
+import stat
 import struct
 import zipfile
 import zlib
@@ -20,7 +21,7 @@ from typing import NamedTuple
 
 from tfds_builders.records.header import BadImage
 
-_ZIP_LOCAL_HEADER_BYTES = 30
+ZIP_LOCAL_HEADER_BYTES = 30
 _ZIP_ENCRYPTED_FLAG = 0x1
 _DEFLATE_SLACK_BYTES = 1024  # what incompressible data and the code tables add to a beginning
 SLICE = -1  # method of an entry that is `size` bytes of the container, from `offset` on: an image in a shard
@@ -28,7 +29,7 @@ _FILES_AHEAD = 16  # a disk that takes 2 ms a request then feeds 8,000 files/s t
 _ZIP_EXTRA_SLACK_BYTES = 512  # a local header's extra field is rarely longer; read again when it is
 # What a system says of one file. All else (a disk that fails, a share that is away, too many open files) is no fault of
 # the file, and may be over in a minute.
-_ERRORS_OF_A_FILE = {
+ERRORS_OF_A_FILE = {
     errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG, errno.EISDIR, errno.ENXIO, errno.ENODEV,
 }  # fmt: skip
 
@@ -105,12 +106,14 @@ def _list_folder(top: bytes, below: bytes, open_folders: set[tuple[int, int]], s
         try:
             status = item.stat()
         except OSError as error:
-            if error.errno not in {errno.ENOENT, *_ERRORS_OF_A_FILE}:
-                raise _lost(item.path, error) from error
+            if error.errno not in {errno.ENOENT, *ERRORS_OF_A_FILE}:
+                raise lost(item.path, error) from error
             yield _plain(item.path, name, 0, 0, f"unreadable: {error.strerror}")  # a link to nowhere, or to itself
             continue
-        if not item.is_dir():
+        if stat.S_ISREG(status.st_mode):
             yield _plain(item.path, name, status.st_size, status.st_mtime_ns)
+        elif not stat.S_ISDIR(status.st_mode):
+            yield _plain(item.path, name, 0, 0, "unreadable: a pipe, socket or device, no file")
         elif _identity(status) in open_folders:
             yield _plain(item.path, name, 0, 0, "symlink_loop: the link leads back to a folder that it lies in")
         else:
@@ -128,12 +131,14 @@ def _list_zip(archive: Path, prefix: str) -> Iterator[Entry]:
             members = sorted(opened.infolist(), key=lambda member: member.filename)
         num_bytes = archive.stat().st_size
     except OSError as error:
-        if error.errno not in _ERRORS_OF_A_FILE:
-            raise _lost(str(archive), error) from error
+        if error.errno not in ERRORS_OF_A_FILE:
+            raise lost(str(archive), error) from error
         yield _plain(os.fsencode(archive), os.fsencode(archive.name), 0, 0, f"unreadable: {error.strerror}")
         return
     except zipfile.BadZipFile as error:
-        yield _plain(os.fsencode(archive), os.fsencode(archive.name), 0, 0, f"damaged_zip: {error}")
+        status = archive.stat()
+        name = os.fsencode(archive.name)
+        yield _plain(os.fsencode(archive), name, status.st_size, status.st_mtime_ns, f"damaged_zip: {error}")
         return
     for member in members:
         if member.is_dir():
@@ -159,7 +164,7 @@ def _member_problem(member: zipfile.ZipInfo, archive_bytes: int) -> str:
         return "encrypted: the member of the archive is encrypted"
     if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         return f"unreadable: compression method {member.compress_type} of the archive is not supported"
-    if member.header_offset + _ZIP_LOCAL_HEADER_BYTES + member.compress_size > archive_bytes:
+    if member.header_offset + ZIP_LOCAL_HEADER_BYTES + member.compress_size > archive_bytes:
         return "damaged_zip: the archive ends before the member does"
     return ""
 
@@ -230,8 +235,8 @@ def read(entry: Entry, limit: int | None = None, fd: int = -1) -> bytes:
             if fd < 0:
                 os.close(opened)
     except OSError as error:
-        if error.errno not in _ERRORS_OF_A_FILE:
-            raise _lost(entry.container or entry.path, error) from error
+        if error.errno not in ERRORS_OF_A_FILE:
+            raise lost(entry.container or entry.path, error) from error
         raise BadImage("unreadable", f"the file cannot be read: {error.strerror}") from error
     if len(data) < wanted and entry.method == SLICE:  # its size was not listed but read from a manifest
         raise BadImage("truncated", f"{entry.container} ends before the image does")
@@ -240,7 +245,8 @@ def read(entry: Entry, limit: int | None = None, fd: int = -1) -> bytes:
     return data
 
 
-def _lost(path: str | bytes, error: OSError) -> SourceLost:
+def lost(path: str | bytes, error: OSError) -> SourceLost:
+    """What to raise for an error that is none of ERRORS_OF_A_FILE."""
     return SourceLost(f"{os.fsdecode(path)} cannot be read: {error.strerror}")
 
 
@@ -259,16 +265,25 @@ def _read_all(fd: int, offset: int, size: int) -> bytes:
     return data
 
 
-def _read_member(fd: int, entry: Entry, limit: int | None) -> bytes:
-    packed = entry.packed if limit is None else min(entry.packed, limit + _DEFLATE_SLACK_BYTES)
-    guess = _ZIP_LOCAL_HEADER_BYTES + len(entry.path) + _ZIP_EXTRA_SLACK_BYTES + packed
-    block = _read_all(fd, entry.offset, guess)
-    if len(block) < _ZIP_LOCAL_HEADER_BYTES + packed:
-        raise _shorter(entry)
-    if block[:4] != b"PK\x03\x04":
+def local_header_bytes(block: bytes) -> int:
+    """The length of the local header of a zip's member, which `block` begins with: its content comes next.
+
+    Raises:
+      BadImage: there is no such header (`damaged_zip`).
+    """
+    if len(block) < ZIP_LOCAL_HEADER_BYTES or block[:4] != b"PK\x03\x04":
         raise BadImage("damaged_zip", "the archive has no member where its directory says")
     name_length, extra_length = struct.unpack_from("<HH", block, 26)
-    start = _ZIP_LOCAL_HEADER_BYTES + name_length + extra_length
+    return int(ZIP_LOCAL_HEADER_BYTES + name_length + extra_length)
+
+
+def _read_member(fd: int, entry: Entry, limit: int | None) -> bytes:
+    packed = entry.packed if limit is None else min(entry.packed, limit + _DEFLATE_SLACK_BYTES)
+    guess = ZIP_LOCAL_HEADER_BYTES + len(entry.path) + _ZIP_EXTRA_SLACK_BYTES + packed
+    block = _read_all(fd, entry.offset, guess)
+    if len(block) < ZIP_LOCAL_HEADER_BYTES + packed:
+        raise _shorter(entry)
+    start = local_header_bytes(block)
     if start + packed > len(block):
         block = _read_all(fd, entry.offset, start + packed)
     stored = block[start : start + packed]

@@ -26,6 +26,7 @@ from tfds_builders.records.schema import LEDGER_SCHEMA, MANIFEST_SCHEMA, SCHEME_
 from tfds_builders.sharding.harmonise import harmonise
 from tfds_builders.sharding.manifest import entries_of, ledger_row
 from tfds_builders.sharding.plan import Shard, read_plan
+from tfds_builders.sharding.provenance import hash_content
 from tfds_builders.sharding.shard_file import ShardFile
 from tfds_builders.sharding.sources import read, read_ahead
 from tfds_builders.sharding.staging import write_atomically
@@ -80,7 +81,7 @@ def write_shard(staging: str, shard: Shard, validation: str) -> Done:
                 data = read(entry, fd=fd)
                 image, facts, flags = _checked(data, validation, sides[row])
             except BadImage as error:
-                digest = None if data is None else hashlib.sha256(data).digest()
+                digest = hash_content(entry) if data is None else hashlib.sha256(data).digest()
                 ledger.append(ledger_row(error, shard.split, entry, labels[row], digest))
                 counts[2] += 1
                 continue
