@@ -10,7 +10,6 @@ import zlib
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
@@ -19,7 +18,7 @@ from bad_images import BAD
 from odd_images import ODD
 from PIL import Image
 
-from tfds_builders.ai_vs_human.ai_vs_human_dataset_builder import CATEGORIES, Builder
+from tfds_builders.ai_vs_human.ai_vs_human_dataset_builder import Builder
 from tfds_builders.records import example, framing
 from tfds_builders.records.errors import Refused
 from tfds_builders.records.schema import BUILD, EXCLUDED, LABELS, MANIFEST, QUARANTINE
@@ -118,37 +117,6 @@ def test_a_scheme_tests_on_objects_that_are_not_trained_on(built):
     for row in pq.read_table(built / MANIFEST).to_pylist():  # of the two categories, the last one is left out
         kept = "" if row["split"] == "test" else row["split"]
         assert row["scheme_leave_categories_out"] == ("test" if row["category"] == "cat" else kept)
-
-
-@pytest.mark.parametrize(
-    ("categories", "tested"),
-    [
-        (CATEGORIES, {"sheep", "sofa", "train", "tvmonitor"}),
-        (CATEGORIES[:18], {"sheep", "sofa"}),
-        ([name.upper() for name in CATEGORIES], {"SHEEP", "SOFA", "TRAIN", "TVMONITOR"}),
-        ([f"thing {letter}" for letter in "abcdefghijk"], {"thing j", "thing k"}),
-        (["only one"], None),
-        ([""], None),
-    ],
-)
-def test_the_same_objects_are_always_left_out(categories, tested, tmp_path):
-    rows = [(category, number % 2) for category in categories for number in range(60)]
-    scan = pa.table(
-        {
-            "id": [f"{category}/{number}" for number, (category, _) in enumerate(rows)],
-            "label": pa.array([label for _, label in rows], pa.int8()),
-            "category": [category for category, _ in rows],
-            "group": [""] * len(rows),
-        }
-    )
-    columns = Builder(data_dir=str(tmp_path)).assign_splits(scan)
-    if tested is None:
-        assert "scheme_leave_categories_out" not in columns
-        return
-    scheme = columns["scheme_leave_categories_out"]
-    assert {category for (category, _), split in zip(rows, scheme, strict=True) if split == "test"} == tested
-    is_left_out = np.array([category in tested for category, _ in rows])
-    assert (scheme[~is_left_out] == np.where(columns["split"] == "test", "", columns["split"])[~is_left_out]).all()
 
 
 def test_nothing_is_lost(built):

@@ -33,8 +33,6 @@ def test_folder_and_zip_hold_the_same_files(tmp_path, content):
         for number, (name, data) in enumerate(content.items()):
             archive.writestr(name, data, compress_type=(zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)[number % 2])
     assert _files(folder) == _files(zipped) == content
-    assert Source(zipped).sidecar("top.csv") == Source(folder).sidecar("top.csv") == b"1,2"
-    assert Source(folder).sidecar("missing.csv") is None
 
 
 def test_a_prefix_of_a_member_can_be_read(tmp_path, content):

@@ -72,20 +72,6 @@ class Source:
         skip = {os.fsencode(path.name) for path in self._archives}
         yield from _list_folder(top, b"", {_identity(os.stat(top))}, skip)
 
-    def sidecar(self, name: str) -> bytes | None:
-        """The content of a file that lies beside the images, such as `metadata.csv`; None if there is none.
-
-        It is looked for in the folder, then in each archive.
-        """
-        path = self.root / name
-        if path.is_file():
-            return path.read_bytes()
-        for archive in self._archives:
-            with zipfile.ZipFile(archive) as opened:
-                if name in opened.namelist():
-                    return opened.read(name)
-        return None
-
 
 def absent(id: str, sentence: str) -> Entry:
     """Stands for a file that is named somewhere and is not there: it goes to the ledger as `missing_file`."""
