@@ -231,6 +231,34 @@ def test_a_source_that_goes_away_while_a_shard_is_written_is_no_bad_file(
     assert len(calls) == 2 + 8  # the first shard was not written again
 
 
+@pytest.mark.parametrize(
+    ("damaged", "num_redone"),
+    [("plan.arrow", 7), ("scan.ledger", 7), ("left_out.ledger", 7), ("plan.json", 9), ("nothing", 7)],
+)
+@pytest.mark.parametrize("length", [0, 100])
+def test_a_plan_that_a_power_cut_damaged_is_made_again(
+    damaged, num_redone, length, source, built, tmp_path, monkeypatch, capfd
+):
+    write = writer.write_shard
+    calls = []
+
+    def write_two(*args):
+        calls.append(args)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return write(*args)
+
+    monkeypatch.setattr(engine, "write_shard", write_two)
+    with pytest.raises(KeyboardInterrupt):
+        _build(source, tmp_path, num_shards=3)
+    (staging,) = (tmp_path / "ai_vs_human").glob(".*.staging")
+    if damaged != "nothing":
+        os.truncate(staging / damaged, length)
+    assert _digests(_build(source, tmp_path, num_shards=3)) == _digests(built)
+    assert len(calls) == 3 + num_redone  # a plan that comes out the same keeps the finished shards
+    assert ("planning again" in capfd.readouterr().err) == (damaged != "nothing")
+
+
 def _corpus(root: Path, names: dict[str, bytes]) -> Path:
     for name, data in names.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)

@@ -7,6 +7,7 @@ however often the build was killed and started again.
 import errno
 import hashlib
 import json
+import shutil
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -26,7 +27,7 @@ from tfds_builders.sharding.manifest import Excluded, Fingerprint, Listing, Reco
 from tfds_builders.sharding.plan import Shard, plan_shards, write_plan
 from tfds_builders.sharding.provenance import hash_archives
 from tfds_builders.sharding.sources import SourceLost
-from tfds_builders.sharding.staging import Staging, write_atomically
+from tfds_builders.sharding.staging import Staging, size_and_crc, write_atomically
 from tfds_builders.sharding.workers import RayWorkers, ThisProcess, Workers
 from tfds_builders.sharding.writer import Done, create_progress, finished, read_tables, write_shard
 
@@ -34,7 +35,8 @@ from tfds_builders.sharding.writer import Done, create_progress, finished, read_
 _TINY_FILES = 1000
 _TINY_BYTES = 16 << 20
 
-_STAGING_FORMAT = 2  # of the files in the staging folder: a build that another version began is begun anew
+_PLAN_FILES = ("plan.arrow", "scan.ledger", "left_out.ledger")
+_STAGING_FORMAT = 3  # of the files in the staging folder: a build that another version began is begun anew
 
 _COUNTED = ("found", "written", "excluded", "quarantined", *LABELS)
 
@@ -149,10 +151,13 @@ def _plan(
       The shards, and how many files and frames of videos were found.
     """
     stored = folder / "plan.json"
-    if stored.exists():
+    plan = _read_plan(stored)
+    if plan and plan["files"] == _planned_files(folder):
         say("nothing of the source has changed: using the stored plan")
-        plan = json.loads(stored.read_text())
         return [Shard(*shard) for shard in plan["shards"]], plan["found"]
+    if stored.exists():
+        say("the stored plan is damaged, as by a power cut: planning again")
+        shutil.rmtree(folder / "frames", ignore_errors=True)
     with _bar("scanning", listing.table.num_rows, "file") as bar:
         scan = scan_headers(listing.table, workers, bar.update, folder / "frames")
     num_found = listing.table.num_rows + listing.excluded.num_rows + scan.num_added
@@ -169,8 +174,26 @@ def _plan(
     shards = write_plan(
         folder / "plan.arrow", plan_shards(options.name, table, split, options.shard_config), table.schema
     )
-    write_atomically(stored, json.dumps({"shards": shards, "found": num_found}).encode())
+    files = _planned_files(folder)
+    if not plan or plan["files"].get("plan.arrow") != files["plan.arrow"]:
+        for mark in folder.glob("*.done"):  # of shards of another plan
+            mark.unlink()
+    write_atomically(stored, json.dumps({"shards": shards, "found": num_found, "files": files}).encode())
     return shards, num_found
+
+
+def _read_plan(stored: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(stored.read_text()))
+    except (OSError, ValueError):
+        return {}
+
+
+def _planned_files(folder: Path) -> dict[str, list[int]]:
+    """What the plan stands on, to be compared: size and checksum of its files, number and bytes of the frames."""
+    frames = [path.stat().st_size for path in folder.glob("frames/*.png")]
+    files = {name: size_and_crc(folder / name) for name in _PLAN_FILES if (folder / name).exists()}
+    return files | {"frames": [len(frames), sum(frames)]}
 
 
 def _write(shards: list[Shard], options: Options, folder: Path, workers: Workers) -> dict[str, Done]:

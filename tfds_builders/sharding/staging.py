@@ -13,7 +13,11 @@ import shutil
 import uuid
 from pathlib import Path
 
+import google_crc32c
+
 from tfds_builders.records.errors import Refused
+
+_BUFFER_BYTES = 8 << 20  # read at once to check a file
 
 
 class Staging:
@@ -80,3 +84,13 @@ def write_atomically(path: Path, data: bytes) -> None:
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     temporary.write_bytes(data)
     os.rename(temporary, path)
+
+
+def size_and_crc(path: Path) -> list[int]:
+    """What tells whether a file is still as it was written: its size in bytes, and crc32c."""
+    size, crc = 0, 0
+    with open(path, "rb") as file:
+        while chunk := file.read(_BUFFER_BYTES):
+            size += len(chunk)
+            crc = google_crc32c.extend(crc, chunk)
+    return [size, crc]

@@ -29,10 +29,9 @@ from tfds_builders.sharding.plan import Shard, read_plan
 from tfds_builders.sharding.provenance import hash_content
 from tfds_builders.sharding.shard_file import ShardFile
 from tfds_builders.sharding.sources import read, read_ahead
-from tfds_builders.sharding.staging import write_atomically
+from tfds_builders.sharding.staging import size_and_crc, write_atomically
 from tfds_builders.sharding.validate import validate
 
-_BUFFER_BYTES = 8 << 20  # read at once to check a finished shard
 # glibc gives freed memory back to the kernel at once, and each page of the next image is a fault again: a sixth of the
 # writer's time. It keeps twice the largest block, of up to 32 MB, that was ever freed.
 _FREED_BYTES = 16 << 20
@@ -107,7 +106,7 @@ def write_shard(staging: str, shard: Shard, validation: str) -> Done:
         (".ledger", pa.Table.from_pylist(ledger, LEDGER_SCHEMA)),
     ):
         _write_table(folder, shard.name + suffix, table)
-        checksums[shard.name + suffix] = _size_and_crc(folder / (shard.name + suffix))
+        checksums[shard.name + suffix] = size_and_crc(folder / (shard.name + suffix))
     done = Done(len(stored), num_bytes, checksums)
     write_atomically(folder / (shard.name + ".done"), json.dumps(done._asdict()).encode())
     return done
@@ -184,7 +183,7 @@ def finished(staging: Path, shard: Shard) -> Done | None:
     try:
         done = Done(**json.loads((staging / (shard.name + ".done")).read_bytes()))
         for name, expected in done.checksums.items():
-            if (staging / name).stat().st_size != expected[0] or _size_and_crc(staging / name) != expected:
+            if (staging / name).stat().st_size != expected[0] or size_and_crc(staging / name) != expected:
                 return None
     except (OSError, ValueError, TypeError):
         return None
@@ -212,12 +211,3 @@ def _write_table(folder: Path, name: str, table: pa.Table) -> None:
     temporary = folder / f".{name}.{uuid.uuid4().hex}.tmp"
     feather.write_feather(table, temporary, compression="uncompressed")  # a tenth of Parquet's time, there and back
     os.rename(temporary, folder / name)
-
-
-def _size_and_crc(path: Path) -> list[int]:
-    size, crc = 0, 0
-    with open(path, "rb") as file:
-        while chunk := file.read(_BUFFER_BYTES):
-            size += len(chunk)
-            crc = google_crc32c.extend(crc, chunk)
-    return [size, crc]
