@@ -121,14 +121,27 @@ def test_a_scheme_tests_on_objects_that_are_not_trained_on(built):
 
 def test_nothing_is_lost(built):
     summary = json.loads((built / BUILD).read_text())
-    assert (summary["found"], summary["written"], summary["excluded"], summary["quarantined"]) == (122, 120, 2, 0)
+    assert (summary["found"], summary["written"], summary["excluded"], summary["quarantined"]) == (123, 120, 3, 0)
     excluded = pq.read_table(built / EXCLUDED).to_pylist()
     assert {row["id"]: row["reason"] for row in excluded} == {
         "car/0_real/.DS_Store": "system_file",
         "loose.png": "outside_layout",
+        "README.txt": "not_data",
     }
     for counts in summary["splits"].values():
         assert counts["found"] == counts["written"] == counts["real"] + counts["fake"]
+
+
+def test_what_is_no_data_is_accounted_for_too(good_files, tmp_path, capfd):
+    others = ["parts/part2.zip", "parts/part3.ZIP", "clip.avif", "notes.txt", "car/list.csv"]
+    manual = _corpus(tmp_path / "manual", good_files | dict.fromkeys(others, b"x"))
+    built = _build(manual, tmp_path / "data")
+    excluded = pq.read_table(built / EXCLUDED).to_pylist()
+    assert {row["id"]: row["reason"] for row in excluded} == dict.fromkeys(others, "not_data")
+    assert json.loads((built / BUILD).read_text())["found"] == sum(path.is_file() for path in manual.rglob("*"))
+    said = capfd.readouterr().err
+    assert "excluded are 5 not_data" in said
+    assert "2 in folders below it are excluded, parts/part2.zip for one" in said
 
 
 def test_ray_tasks_write_the_same_bytes(source, built, tmp_path, ray_session, monkeypatch):

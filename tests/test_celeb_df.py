@@ -205,6 +205,7 @@ def test_bad_videos_and_bad_names(source, tmp_path, monkeypatch):
     assert sources.outcomes(built, EXCLUDED) == {
         "more/interview.mp4": "outside_layout",
         "Celeb-real/still.png": "outside_layout",
+        "List_of_testing_videos.txt": "not_data",
     }
     rows = sources.manifest(built)
     # What comes before the damage is good.

@@ -86,15 +86,16 @@ def test_metadata_and_files_that_do_not_fit(tmp_path, any_number_bad):
     assert sources.outcomes(built, EXCLUDED) == {
         "faces_224/extra.jpg": "not_in_metadata",
         "faces_224/Thumbs.db": "system_file",
+        "metadata.csv": "not_data",
     }
     summary = json.loads((built / BUILD).read_text())
-    assert summary["found"] == 51 == summary["written"] + 4 + 2
+    assert summary["found"] == 52 == summary["written"] + 4 + 3
 
 
 def test_a_download_that_lacks_faces_is_refused(tmp_path):
     manual = sources.deepfake_faces(tmp_path / "manual")
     (manual / "faces_224" / "real00.jpg").unlink()
-    with pytest.raises(Refused, match=r"1 of 48 are\."):
+    with pytest.raises(Refused, match=r"1 of 49 are\."):
         sources.build(DeepfakeFaces, manual, tmp_path)
 
 
@@ -155,7 +156,7 @@ def test_videos_of_parts_that_are_not_here_are_excluded(tmp_path, capfd):
     manual = sources.dfdc_frames(tmp_path / "manual")
     shutil.rmtree(manual / "fake03x1")
     built = sources.build(DfdcFaces, manual, tmp_path)
-    assert sources.outcomes(built, EXCLUDED) == {"fake03x1": "no_face"}
+    assert sources.outcomes(built, EXCLUDED) == {"fake03x1": "no_face", "metadata.json": "not_data"}
     assert "names 1 videos without a face here, of 48" in capfd.readouterr().err
 
 

@@ -98,6 +98,7 @@ def _build(
 ) -> tuple[list[WrittenSplit], Staging]:
     say(f"listing the source of {options.name}")
     listing = list_records(records)
+    _say_excluded(listing.excluded)
     _check_classes(listing.table, "the source", options.name)
     key = _key(listing, options)
     staging = Staging.open(version_dir, key, target, options.start_anew)
@@ -126,6 +127,19 @@ def _build(
         f"{summary['quarantined']}; fingerprint {summary['fingerprint'][:16]}"
     )
     return _written_splits(shards, done), staging
+
+
+def _say_excluded(excluded: pa.Table) -> None:
+    """What is left out from the start, and what was perhaps not meant to be."""
+    if excluded.num_rows:
+        rules = ", ".join(f"{count} {rule}" for rule, count in sorted(_count(excluded, ("reason",))))
+        say(f"excluded are {rules}; {EXCLUDED} will name each")
+    archives = [id for id in excluded["id"].to_pylist() if id.lower().endswith(".zip")]
+    if archives:
+        say(
+            f"zips are read directly in --manual_dir only, and {len(archives)} in folders below it are excluded, "
+            f"{archives[0]} for one: move or unpack them if they hold images"
+        )
 
 
 def _key(listing: Listing, options: Options) -> str:

@@ -84,13 +84,15 @@ def contradiction(entry: Entry, sentence: str) -> Record:
 
 
 def unlabelled(entry: Entry, rule: str = "outside_layout", detail: str = _OUTSIDE) -> Iterator[Record | Excluded]:
-    """What becomes of a file without a label: an image is excluded by `rule`; a README is no data, nothing is said."""
+    """What becomes of a file without a label: an image is excluded by `rule`, all else as `not_data`."""
     if is_system_file(entry.id):
         yield Excluded(entry, "system_file", "left in the folder by an operating system")
     elif entry.problem:  # a damaged archive, a link that leads nowhere: it may have held images
         yield Record(entry, -1)
     elif has_image_suffix(entry.id):
         yield Excluded(entry, rule, detail)
+    else:  # a README, a list, an archive in a subfolder
+        yield Excluded(entry, "not_data", "no image by its name, and in no folder of images")
 
 
 class Place(NamedTuple):
