@@ -267,6 +267,18 @@ def test_rows_and_files_that_do_not_fit(tmp_path, monkeypatch):
     assert summary["found"] == 55 == summary["written"] + 7 + 5
 
 
+@pytest.mark.parametrize("short", [0, 7])
+def test_a_row_that_ends_early_is_a_bad_file(short, tmp_path, monkeypatch):
+    monkeypatch.setenv("REALSHARD_MAX_QUARANTINED", "1")
+    rows = _rows(40)
+    lines = sources.as_csv(rows).split(b"\n")
+    lines[1 + short] = rows[short]["path"].encode()
+    manual = sources.write(_write_listed(tmp_path / "manual", rows), {"list.csv": b"\n".join(lines)})
+    built = sources.build(Builder, manual, tmp_path)
+    assert sources.outcomes(built, QUARANTINE) == {rows[short]["path"]: "unknown_label"}
+    assert len(sources.manifest(built)) == 39
+
+
 @pytest.mark.parametrize("name", ["list.csv", "list.parquet"])
 def test_a_list_that_cannot_be_read_is_refused(name, tmp_path):
     manual = _folders(tmp_path / "manual", "c", 5, c=CLASSES)

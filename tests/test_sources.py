@@ -208,3 +208,54 @@ def test_a_large_bad_file_is_hashed_piece_by_piece(packed, tmp_path):
         tracemalloc.stop()
     assert digest == hashlib.sha256(bytes(num_bytes)).digest()
     assert peak < 8 << 20
+
+
+def test_a_folder_that_cannot_be_listed_is_one_unreadable_file(tmp_path, monkeypatch):
+    (tmp_path / "real" / "secret").mkdir(parents=True)
+    (tmp_path / "real" / "a.png").write_bytes(b"data")
+    scandir = os.scandir
+
+    def refuse(code):
+        def listing(path):  # as root, no folder is refused: the system's answer is given here
+            if os.path.basename(path) == b"secret":
+                raise OSError(code, os.strerror(code))
+            return scandir(path)
+
+        return listing
+
+    monkeypatch.setattr(os, "scandir", refuse(errno.EACCES))
+    problems = {entry.id: entry.problem.partition(":")[0] for entry in Source(tmp_path).entries()}
+    assert problems == {"real/a.png": "", "real/secret": "unreadable"}
+    monkeypatch.setattr(os, "scandir", refuse(errno.EIO))
+    with pytest.raises(SourceLost, match="secret cannot be read: Input/output error"):
+        list(Source(tmp_path).entries())
+
+
+def test_an_archive_whose_names_cannot_be_decoded_is_reported(tmp_path):
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("bäh.png", b"data")  # flagged as UTF-8
+    path.write_bytes(path.read_bytes().replace("ä".encode(), b"\xff\xfe"))
+    (entry,) = Source(tmp_path).entries()
+    assert entry.id == "a.zip"
+    assert entry.problem.startswith("damaged_zip")
+
+
+def test_archives_of_windows_programs_have_folders_too(tmp_path):
+    names = ["real\\", "real\\a b.png", "fake\\sub\\c.png", "..\\out.png"]
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for name in names:
+            archive.writestr(zipfile.ZipInfo(name), b"" if name.endswith("\\") else name.encode())
+    entries = {entry.id: entry for entry in Source(tmp_path).entries()}
+    assert {id: entry.problem.partition(":")[0] for id, entry in entries.items()} == {
+        "real/a b.png": "",
+        "fake/sub/c.png": "",
+        "../out.png": "unsafe_path",
+    }
+    assert read(entries["fake/sub/c.png"]) == names[2].encode()
+
+
+def test_a_backslash_is_a_letter_where_the_archive_has_slashes(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("real/a\\b.png", b"data")
+    assert _files(tmp_path) == {"real/a\\b.png": b"data"}

@@ -32,7 +32,9 @@ class Video(NamedTuple):
 
 
 def parse_csv(data: bytes) -> list[dict[str, str]]:
-    """The rows of a CSV file, column names in lower case. Bytes that are not UTF-8 are escaped as in ids.
+    """The rows of a CSV file, column names in lower case, "" for what a row lacks at its end.
+
+    Bytes that are not UTF-8 are escaped as in ids.
 
     Raises:
       ValueError: it is no CSV file.
@@ -43,7 +45,7 @@ def parse_csv(data: bytes) -> list[dict[str, str]]:
     except csv.Error as error:
         raise ValueError(str(error)) from None
     columns = [name.strip().lower() for name in rows[0]] if rows else []
-    return [dict(zip(columns, row, strict=False)) for row in rows[1:]]
+    return [dict(zip(columns, row + [""] * (len(columns) - len(row)), strict=False)) for row in rows[1:]]
 
 
 def read_videos(source: Source, is_metadata: Callable[[str], bool]) -> dict[str, Video]:

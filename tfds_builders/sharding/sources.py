@@ -83,8 +83,15 @@ def _identity(status: os.stat_result) -> tuple[int, int]:
 
 
 def _list_folder(top: bytes, below: bytes, open_folders: set[tuple[int, int]], skip: set[bytes]) -> Iterator[Entry]:
-    with os.scandir(os.path.join(top, below)) as listing:
-        items = sorted(listing, key=lambda item: item.name)
+    folder = os.path.join(top, below)
+    try:
+        with os.scandir(folder) as listing:
+            items = sorted(listing, key=lambda item: item.name)
+    except OSError as error:
+        if error.errno not in ERRORS_OF_A_FILE:
+            raise lost(folder, error) from error
+        yield _plain(folder, below, 0, 0, f"unreadable: the folder cannot be listed: {error.strerror}")
+        return
     for item in items:
         if item.name in skip:
             continue
@@ -121,16 +128,19 @@ def _list_zip(archive: Path, prefix: str) -> Iterator[Entry]:
             raise lost(str(archive), error) from error
         yield _plain(os.fsencode(archive), os.fsencode(archive.name), 0, 0, f"unreadable: {error.strerror}")
         return
-    except zipfile.BadZipFile as error:
+    except (zipfile.BadZipFile, ValueError, NotImplementedError, struct.error) as error:  # names that are no UTF-8, ...
         status = archive.stat()
-        name = os.fsencode(archive.name)
-        yield _plain(os.fsencode(archive), name, status.st_size, status.st_mtime_ns, f"damaged_zip: {error}")
+        raw_name = os.fsencode(archive.name)
+        yield _plain(os.fsencode(archive), raw_name, status.st_size, status.st_mtime_ns, f"damaged_zip: {error}")
         return
+    # Some programs on Windows write `\\` between folders, against the format's specification.
+    has_backslashes = not any("/" in member.filename for member in members)
     for member in members:
-        if member.is_dir():
+        name = member.filename.replace("\\", "/") if has_backslashes else member.filename
+        if name.endswith("/"):
             continue
         yield Entry(
-            prefix + member.filename.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace"),
+            prefix + name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace"),
             str(archive),
             member.filename.encode("utf-8", "surrogateescape"),
             member.file_size,
