@@ -149,6 +149,14 @@ def test_ray_tasks_write_the_same_bytes(source, built, tmp_path, ray_session, mo
     assert _digests(_build(source, tmp_path, num_shards=3)) == _digests(built)
 
 
+def test_ray_tasks_find_what_was_named_from_here(source, built, tmp_path, ray_session, monkeypatch):
+    """Their working directory is that of whoever started Ray."""
+    monkeypatch.setattr(engine, "_TINY_FILES", 0)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "manual").symlink_to(source)
+    assert _digests(_build(Path("manual"), Path("data"), num_shards=3)) == _digests(built)
+
+
 def test_a_zip_gives_the_same_records(source, built, tmp_path):
     (tmp_path / "manual").mkdir()
     with zipfile.ZipFile(tmp_path / "manual" / "archive.zip", "w", zipfile.ZIP_DEFLATED) as archive:
