@@ -371,7 +371,17 @@ def test_other_settings_are_checked(source, tmp_path, monkeypatch):
         _build(source, tmp_path)
 
 
-def test_photograph_prefixes_become_groups(tmp_path):
+@pytest.mark.parametrize("prefixes", [["set"], ["car", "cat"], list("abcdefgh")])
+def test_a_few_prefixes_are_no_photographs(prefixes, tmp_path, capfd):
+    stems = [f"{prefix}__{number}" for prefix in prefixes for number in range(60 // len(prefixes))]
+    names = [f"{label}/{stem}.png" for label in LABELS for stem in stems]
+    files = {name: _png(zlib.crc32(name.encode())) for name in names}
+    built = _build(_corpus(tmp_path / "manual", files), tmp_path / "data")
+    assert set(pq.read_table(built / MANIFEST)["group"].to_pylist()) == {""}
+    assert "<photograph>" not in capfd.readouterr().err
+
+
+def test_photograph_prefixes_become_groups(tmp_path, capfd):
     names = {
         f"car/{label}/{photograph}__{number}.png": _png(zlib.crc32(f"{label} {photograph} {number}".encode()))
         for label in ("real", "fake")
@@ -380,6 +390,7 @@ def test_photograph_prefixes_become_groups(tmp_path):
     }
     built = _build(_corpus(tmp_path / "manual", names), tmp_path / "data")
     manifest = pq.read_table(built / MANIFEST).to_pandas()
+    assert "<photograph>__*: 12 groups" in capfd.readouterr().err
     assert (manifest["group"] == manifest["id"].str.extract(r"([a-l])__")[0]).all()
     assert (manifest.groupby("group")["split"].nunique() == 1).all()
     assert (manifest.groupby("split")["group"].nunique() >= 3).all()

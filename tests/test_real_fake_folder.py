@@ -68,7 +68,7 @@ def test_given_splits_that_share_a_group_are_said_so(tmp_path, capfd):
     manual = _folders(tmp_path / "manual", "s/c", 0, s=("train", "val", "test"), c=CLASSES)
     names = [
         f"{split}/{label}/{photograph}__{split}.png"
-        for split, photographs in (("train", "abcd"), ("val", "de"), ("test", "fg"))
+        for split, photographs in (("train", "abcdhij"), ("val", "de"), ("test", "fg"))
         for photograph in photographs
         for label in CLASSES
     ]

@@ -41,7 +41,8 @@ class Builder(ShardedBuilder):
     VERSION = tfds.core.Version("1.1.0")
     RELEASE_NOTES = {
         "1.1.0": "scheme_leave_categories_out, a further column of the manifest: another fingerprint, the same shards. "
-        "Folders around the source are no categories any more: other bytes only for sources with such folders.",
+        "Folders around the source are no categories any more, and fewer than nine beginnings of file "
+        "names, before __, no groups: other bytes only for sources with these.",
         "1.0.0": "First version: 80/10/10, and the published 80/20 as a scheme.",
     }
     MANUAL_DOWNLOAD_INSTRUCTIONS = (

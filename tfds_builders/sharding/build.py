@@ -142,6 +142,13 @@ def _say_excluded(excluded: pa.Table) -> None:
         )
 
 
+def _say_groups(given: pa.ChunkedArray, found: pa.ChunkedArray) -> None:
+    """Groups that were taken from the file names (`manifest.with_photograph_groups`)."""
+    names = set(pc.unique(found).to_pylist()) - {""}
+    if names and set(pc.unique(given).to_pylist()) == {""}:
+        say(f"all file names have the form <photograph>__*: {len(names)} groups, each kept on one side of a split")
+
+
 def _key(listing: Listing, options: Options) -> str:
     """Changes with everything that decides the bytes of the shards."""
     config = options.shard_config
@@ -174,6 +181,7 @@ def _plan(
         shutil.rmtree(folder / "frames", ignore_errors=True)
     with _bar("scanning", listing.table.num_rows, "file") as bar:
         scan = scan_headers(listing.table, workers, bar.update, folder / "frames")
+    _say_groups(listing.table["group"], scan.table["group"])
     num_found = listing.table.num_rows + listing.excluded.num_rows + scan.num_added
     pq.write_table(scan.quarantined, folder / "scan.ledger")
     _check_budget(scan.quarantined.num_rows, num_found, options, folder / "scan.ledger")

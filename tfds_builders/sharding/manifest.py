@@ -27,6 +27,7 @@ from tfds_builders.sharding.workers import Workers
 
 _PREFIX_BYTES = 4096  # holds the header of nearly every JPEG and of every PNG; more is read when it does not
 _CHUNK_RECORDS = 4096  # of one task of the scan
+_MIN_PHOTOGRAPHS = 9  # three for each of three splits: see splits.grouped
 _CHUNK_VIDEOS = 8  # a video takes a thousand times longer than a file's header
 
 ENTRY_SCHEMA = pa.schema(
@@ -296,7 +297,8 @@ def _as_bytes(values: pa.Array) -> pa.Array:
 def with_photograph_groups(table: pa.Table) -> pa.Table:
     """Makes what stands before `__` in the file names the group, where no row has one and every name has it.
 
-    So images that were cut from one photograph stay on one side of a split.
+    So images that were cut from one photograph stay on one side of a split. A few beginnings are no photographs: a
+    name that the whole set bears, or its categories.
     """
     if pc.any(pc.not_equal(table["group"], "")).as_py():
         return table
@@ -304,4 +306,6 @@ def with_photograph_groups(table: pa.Table) -> pa.Table:
     if prefixes.null_count or not table.num_rows:
         return table
     groups = pc.struct_field(prefixes, "group")
+    if pc.count_distinct(groups).as_py() < _MIN_PHOTOGRAPHS:
+        return table
     return table.set_column(table.column_names.index("group"), SCAN_SCHEMA.field("group"), groups)
