@@ -1,5 +1,6 @@
 """The engine through the ai_vs_human builder: equal to stock TFDS, equal for any workers, resumable, nothing lost."""
 
+import errno
 import hashlib
 import json
 import multiprocessing
@@ -278,6 +279,18 @@ def test_a_plan_that_a_power_cut_damaged_is_made_again(
     assert _digests(_build(source, tmp_path, num_shards=3)) == _digests(built)
     assert len(calls) == 3 + num_redone  # a plan that comes out the same keeps the finished shards
     assert ("planning again" in capfd.readouterr().err) == (damaged != "nothing")
+
+
+def test_a_disk_that_is_full_at_the_very_end_is_one_sentence(source, built, tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "link", refuse)
+        patch.setattr(shutil, "copyfile", refuse)
+        with pytest.raises(Refused, match=r"is full\. Make room and run the same command again"):
+            _build(source, tmp_path, num_shards=3)
+    assert _digests(_build(source, tmp_path, num_shards=3)) == _digests(built)
 
 
 def _corpus(root: Path, names: dict[str, bytes]) -> Path:

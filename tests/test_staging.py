@@ -33,6 +33,20 @@ def test_a_file_system_without_locks_is_said_so(tmp_path, monkeypatch):
     assert not list(tmp_path.glob("*.staging"))
 
 
+def test_files_are_copied_where_there_are_no_hard_links(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "link", refuse)
+    staging = _open(tmp_path)
+    (staging.path / "shard").write_bytes(b"done")
+    (tmp_path / "target").mkdir()
+    staging.hand_over(["shard"], tmp_path / "target")
+    assert (tmp_path / "target" / "shard").read_bytes() == (staging.path / "shard").read_bytes() == b"done"
+    staging.drop()
+    assert not staging.path.exists()
+
+
 def test_what_others_left_is_swept(tmp_path):
     for name in (".1.0.0.other.staging", "incomplete.other_1.0.0", "incomplete.mine_1.0.0", ".2.0.0.other.staging"):
         (tmp_path / name).mkdir()

@@ -109,6 +109,7 @@ def _build(
         done = _write(shards, options, staging.path, workers)
         archives = hash_archives(listing.table, workers)
         summary = _account(listing, shards, done, options, staging.path, num_found, archives)
+        staging.hand_over([shard.name for shard in shards] + [MANIFEST, QUARANTINE, EXCLUDED, BUILD], target)
     except OSError as error:
         staging.close()
         if error.errno != errno.ENOSPC:
@@ -121,7 +122,6 @@ def _build(
         raise
     finally:
         workers.close()
-    staging.hand_over([shard.name for shard in shards] + [MANIFEST, QUARANTINE, EXCLUDED, BUILD], target)
     say(
         f"found {summary['found']} = written {summary['written']} + excluded {summary['excluded']} + quarantined "
         f"{summary['quarantined']}; fingerprint {summary['fingerprint'][:16]}"
