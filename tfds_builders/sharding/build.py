@@ -22,14 +22,15 @@ from tensorflow_datasets.core.utils.shard_utils import ShardConfig
 from tqdm import tqdm
 
 from tfds_builders.records.errors import Refused
-from tfds_builders.records.schema import BUILD, EXCLUDED, LABELS, LEDGER_SCHEMA, MANIFEST, QUARANTINE
-from tfds_builders.sharding.manifest import Excluded, Fingerprint, Listing, Record, list_records, scan_headers
+from tfds_builders.records.schema import BUILD, EXCLUDED, LABELS, MANIFEST, QUARANTINE
+from tfds_builders.sharding.account import account, check_budget, count_rows, ledger_of_left_out
+from tfds_builders.sharding.manifest import Excluded, Listing, Record, list_records, scan_headers
 from tfds_builders.sharding.plan import Shard, plan_shards, write_plan
 from tfds_builders.sharding.provenance import hash_archives
 from tfds_builders.sharding.sources import SourceLost
 from tfds_builders.sharding.staging import Staging, size_and_crc, write_atomically
 from tfds_builders.sharding.workers import RayWorkers, ThisProcess, Workers
-from tfds_builders.sharding.writer import Done, create_progress, finished, read_tables, write_shard
+from tfds_builders.sharding.writer import Done, create_progress, finished, write_shard
 
 # Below both, starting Ray costs more than the build.
 _TINY_FILES = 1000
@@ -37,8 +38,6 @@ _TINY_BYTES = 16 << 20
 
 _PLAN_FILES = ("plan.arrow", "scan.ledger", "left_out.ledger")
 _STAGING_FORMAT = 3  # of the files in the staging folder: a build that another version began is begun anew
-
-_COUNTED = ("found", "written", "excluded", "quarantined", *LABELS)
 
 # (columns of the scan) -> {"split": names, "scheme_<x>": names}, object [n] each; "" leaves a row out.
 AssignSplits = Callable[[pa.Table], Mapping[str, np.ndarray]]
@@ -108,7 +107,7 @@ def _build(
         shards, num_found = _plan(listing, assign_splits, options, staging.path, workers)
         done = _write(shards, options, staging.path, workers)
         archives = hash_archives(listing.table, workers)
-        summary = _account(listing, shards, done, options, staging.path, num_found, archives)
+        summary = account(listing, shards, done, options, staging.path, num_found, archives)
         staging.hand_over([shard.name for shard in shards] + [MANIFEST, QUARANTINE, EXCLUDED, BUILD], target)
     except OSError as error:
         staging.close()
@@ -132,7 +131,7 @@ def _build(
 def _say_excluded(excluded: pa.Table) -> None:
     """What is left out from the start, and what was perhaps not meant to be."""
     if excluded.num_rows:
-        rules = ", ".join(f"{count} {rule}" for rule, count in sorted(_count(excluded, ("reason",))))
+        rules = ", ".join(f"{count} {rule}" for rule, count in sorted(count_rows(excluded, ("reason",))))
         say(f"excluded are {rules}; {EXCLUDED} will name each")
     archives = [id for id in excluded["id"].to_pylist() if id.lower().endswith(".zip")]
     if archives:
@@ -184,7 +183,7 @@ def _plan(
     _say_groups(listing.table["group"], scan.table["group"])
     num_found = listing.table.num_rows + listing.excluded.num_rows + scan.num_added
     pq.write_table(scan.quarantined, folder / "scan.ledger")
-    _check_budget(scan.quarantined.num_rows, num_found, options, folder / "scan.ledger")
+    check_budget(scan.quarantined.num_rows, num_found, options, folder / "scan.ledger")
     _check_classes(scan.table, "what passed the scan", options.name)
     columns = dict(assign_splits(scan.table))
     split = columns.pop("split")
@@ -192,7 +191,7 @@ def _plan(
     for name, values in sorted(columns.items()):
         table = table.append_column(name, pa.array(values, pa.string()))
     left_out = table.filter(pa.array(split == ""))
-    pq.write_table(_ledger_of_left_out(left_out), folder / "left_out.ledger")
+    pq.write_table(ledger_of_left_out(left_out), folder / "left_out.ledger")
     shards = write_plan(
         folder / "plan.arrow", plan_shards(options.name, table, split, options.shard_config), table.schema
     )
@@ -248,67 +247,6 @@ def _write_named(folder: str, shard: Shard, validation: str) -> tuple[str, Done]
     return shard.name, write_shard(folder, shard, validation)
 
 
-def _account(
-    listing: Listing,
-    shards: list[Shard],
-    done: dict[str, Done],
-    options: Options,
-    folder: Path,
-    num_found: int,
-    archives: list[dict[str, Any]],
-) -> dict:
-    """Writes manifest, ledgers and build.json, and checks that nothing was lost."""
-    ledger = pa.concat_tables([pq.read_table(folder / "scan.ledger"), *read_tables(folder, shards, ".ledger")])
-    ledger = ledger.sort_by("id")
-    pq.write_table(ledger, folder / QUARANTINE)
-    excluded = pa.concat_tables([listing.excluded, pq.read_table(folder / "left_out.ledger")]).sort_by("id")
-    pq.write_table(excluded, folder / EXCLUDED)
-    _check_budget(ledger.num_rows, num_found, options, folder / QUARANTINE)
-
-    fingerprint = Fingerprint(options.validation)
-    splits: dict[str, dict[str, int]] = {}
-    writer = None
-    for table in read_tables(folder, shards, ".manifest"):
-        writer = writer or pq.ParquetWriter(folder / MANIFEST, table.schema)
-        writer.write_table(table)
-        fingerprint.update(table)
-        for split, label, count in _count(table, ("split", "label")):
-            counts = splits.setdefault(split, dict.fromkeys(_COUNTED, 0))
-            counts["written"] += count
-            counts[LABELS[label]] += count
-    assert writer is not None  # there is at least one shard: both classes were found
-    writer.close()
-    for name, table in (("quarantined", ledger), ("excluded", excluded)):
-        for split, count in _count(table, ("split",)):
-            counts = splits.setdefault(split, dict.fromkeys(_COUNTED, 0))
-            counts[name] += count
-    for counts in splits.values():
-        counts["found"] = counts["written"] + counts["excluded"] + counts["quarantined"]
-    total = {name: sum(counts[name] for counts in splits.values()) for name in ("written", "excluded", "quarantined")}
-    if sum(total.values()) != num_found:
-        raise RuntimeError(f"files were lost: found {num_found}, but {total}")
-    summary = {
-        "dataset": options.name,
-        "version": options.version,
-        "fingerprint": fingerprint.hexdigest(),
-        "validation": options.validation,
-        "made_with": dict(options.made_with),
-        "archives": archives,
-        "found": num_found,
-        **total,
-        "splits": {name: splits[name] for name in sorted(splits) if name},
-        "before_splitting": splits.get("", {}),  # refused or excluded before a split was drawn
-        "shards": len(shards),
-    }
-    write_atomically(folder / BUILD, (json.dumps(summary, indent=2) + "\n").encode())
-    return summary
-
-
-def _count(table: pa.Table, by: tuple[str, ...]) -> list[tuple]:
-    counted = table.group_by(list(by)).aggregate([([], "count_all")])
-    return list(zip(*(counted[name].to_pylist() for name in (*by, "count_all")), strict=True))
-
-
 def _written_splits(shards: list[Shard], done: dict[str, Done]) -> list[WrittenSplit]:
     splits: dict[str, WrittenSplit] = {}
     for shard in shards:
@@ -332,32 +270,6 @@ def _check_classes(table: pa.Table, where: str, name: str) -> None:
             f"{name} needs images of both classes, {' and '.join(LABELS)}; in {where} there are only {found[0]} ones. "
             "Check --manual_dir and the names of the class folders."
         )
-
-
-def _check_budget(num_quarantined: int, num_found: int, options: Options, ledger: Path) -> None:
-    if num_quarantined > options.max_quarantined * num_found:
-        raise Refused(
-            f"At most {options.max_quarantined:.2%} of the files may be bad; {num_quarantined} of {num_found} are. "
-            f"See {ledger} for each one's reason; set REALSHARD_MAX_QUARANTINED (a share, 0 to 1) to accept more."
-        )
-
-
-def _ledger_of_left_out(rows: pa.Table) -> pa.Table:
-    rule, detail = "not_in_split", "the builder's split leaves it out"
-    return pa.Table.from_pylist(
-        [
-            {
-                "id": row["id"],
-                "split": "",
-                "label": row["label"],
-                "reason": rule,
-                "detail": detail,
-                "bytes": row["size"],
-            }
-            for row in rows.select(["id", "label", "size"]).to_pylist()
-        ],
-        LEDGER_SCHEMA,
-    )
 
 
 def _bar(what: str, total: int, unit: str) -> tqdm:
