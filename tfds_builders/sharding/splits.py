@@ -127,10 +127,10 @@ def leave_out(values: pa.Array, left_out: Collection[str], split: np.ndarray, gr
       rows are left out (""), so that nothing trained on is near anything tested. So are rows of unknown value, and of
       a group that is tested.
     """
-    names, group = (np.asarray(column.to_pylist(), dtype=object) for column in (values, groups))
-    is_tested = np.isin(names, list(left_out))
-    tested_groups = set(group[is_tested]) - {""}
-    is_near = (split == "test") | (names == "") | np.isin(group, list(tested_groups))
+    is_tested = np.asarray(pc.is_in(values, value_set=pa.array(list(left_out), pa.string())))
+    is_known = np.asarray(pc.not_equal(values, ""))
+    has_tested_group = pc.is_in(groups, value_set=pc.unique(groups.filter(pa.array(is_tested))))
+    is_near = (split == "test") | ~is_known | np.asarray(pc.and_(has_tested_group, pc.not_equal(groups, "")))
     return np.where(is_tested, "test", np.where(is_near, "", split)).astype(object)
 
 
