@@ -36,9 +36,6 @@ class Names:
                 id = f"{CATEGORIES[number % len(CATEGORIES)]}/{folder}/{number // len(CATEGORIES):05d}.png"
                 yield Entry(id, "", id.encode(), 100_000 + number % 7919, -1, 0, zipfile.ZIP_STORED, number)
 
-    def sidecar(self, name: str) -> None:
-        """There is none."""
-
 
 def main() -> None:
     """Plans and prints seconds and peak memory by stage."""

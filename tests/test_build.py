@@ -1,8 +1,10 @@
 """The engine through the ai_vs_human builder: equal to stock TFDS, equal for any workers, resumable, nothing lost."""
 
+import errno
 import hashlib
 import json
 import multiprocessing
+import os
 import shutil
 import zipfile
 import zlib
@@ -112,21 +114,48 @@ def test_manifest_leads_to_every_record(source, built):
     assert set(manifest["scheme_published"].to_pylist()) == {"train", "test"}
 
 
+def test_a_scheme_tests_on_objects_that_are_not_trained_on(built):
+    for row in pq.read_table(built / MANIFEST).to_pylist():  # of the two categories, the last one is left out
+        kept = "" if row["split"] == "test" else row["split"]
+        assert row["scheme_leave_categories_out"] == ("test" if row["category"] == "cat" else kept)
+
+
 def test_nothing_is_lost(built):
     summary = json.loads((built / BUILD).read_text())
-    assert (summary["found"], summary["written"], summary["excluded"], summary["quarantined"]) == (122, 120, 2, 0)
+    assert (summary["found"], summary["written"], summary["excluded"], summary["quarantined"]) == (123, 120, 3, 0)
     excluded = pq.read_table(built / EXCLUDED).to_pylist()
     assert {row["id"]: row["reason"] for row in excluded} == {
         "car/0_real/.DS_Store": "system_file",
         "loose.png": "outside_layout",
+        "README.txt": "not_data",
     }
     for counts in summary["splits"].values():
         assert counts["found"] == counts["written"] == counts["real"] + counts["fake"]
 
 
+def test_what_is_no_data_is_accounted_for_too(good_files, tmp_path, capfd):
+    others = ["parts/part2.zip", "parts/part3.ZIP", "clip.avif", "notes.txt", "car/list.csv"]
+    manual = _corpus(tmp_path / "manual", good_files | dict.fromkeys(others, b"x"))
+    built = _build(manual, tmp_path / "data")
+    excluded = pq.read_table(built / EXCLUDED).to_pylist()
+    assert {row["id"]: row["reason"] for row in excluded} == dict.fromkeys(others, "not_data")
+    assert json.loads((built / BUILD).read_text())["found"] == sum(path.is_file() for path in manual.rglob("*"))
+    said = capfd.readouterr().err
+    assert "excluded are 5 not_data" in said
+    assert "2 in folders below it are excluded, parts/part2.zip for one" in said
+
+
 def test_ray_tasks_write_the_same_bytes(source, built, tmp_path, ray_session, monkeypatch):
     monkeypatch.setattr(engine, "_TINY_FILES", 0)
     assert _digests(_build(source, tmp_path, num_shards=3)) == _digests(built)
+
+
+def test_ray_tasks_find_what_was_named_from_here(source, built, tmp_path, ray_session, monkeypatch):
+    """Their working directory is that of whoever started Ray."""
+    monkeypatch.setattr(engine, "_TINY_FILES", 0)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "manual").symlink_to(source)
+    assert _digests(_build(Path("manual"), Path("data"), num_shards=3)) == _digests(built)
 
 
 def test_a_zip_gives_the_same_records(source, built, tmp_path):
@@ -162,8 +191,6 @@ def _build_and_die(source: Path, data_dir: Path) -> None:
 
     def write_and_die(*args):
         if len(calls) == 2:
-            import os
-
             os._exit(9)
         calls.append(args)
         return write(*args)
@@ -178,7 +205,7 @@ def test_a_killed_build_goes_on_where_it_was(source, built, tmp_path, monkeypatc
     process.join(300)
     assert process.exitcode == 9
     name_dir = tmp_path / "ai_vs_human"
-    (staging,) = name_dir.glob(".1.0.0.*.staging")
+    (staging,) = name_dir.glob(f".{Builder.VERSION}.*.staging")
     assert len(list(staging.glob("*.done"))) == 2
     assert list(name_dir.glob("incomplete.*"))  # what TFDS leaves
     # A power cut: one finished shard lost its end, and there is half a temporary file.
@@ -191,7 +218,79 @@ def test_a_killed_build_goes_on_where_it_was(source, built, tmp_path, monkeypatc
     assert _digests(_build(source, tmp_path, num_shards=3)) == _digests(built)
     assert len(written) == 8
     assert "1 of 9 shards are there" in capfd.readouterr().err
-    assert [path.name for path in name_dir.iterdir() if path.is_dir()] == ["1.0.0"]
+    assert [path.name for path in name_dir.iterdir() if path.is_dir()] == [str(Builder.VERSION)]
+
+
+@pytest.mark.parametrize("shortened", [False, True])
+def test_a_source_that_goes_away_while_a_shard_is_written_is_no_bad_file(
+    shortened, source, built, tmp_path, monkeypatch
+):
+    manual = tmp_path / "manual"
+    shutil.copytree(source, manual)
+    write = writer.write_shard
+    calls = []
+
+    def write_without_source(*args):
+        calls.append(args)
+        if len(calls) != 2:
+            return write(*args)
+        if shortened:
+            for path in manual.rglob("*.jpg"):
+                os.truncate(path, 100)
+        else:
+            manual.rename(tmp_path / "away")
+        return write(*args)
+
+    monkeypatch.setattr(engine, "write_shard", write_without_source)
+    with pytest.raises(Refused, match=r"must stay as it is .* run the same command again"):
+        _build(manual, tmp_path, num_shards=3)
+    assert len(calls) == 2
+    if shortened:
+        shutil.copytree(source, manual, dirs_exist_ok=True)  # with the same times of change
+    else:
+        (tmp_path / "away").rename(manual)
+    assert _digests(_build(manual, tmp_path, num_shards=3)) == _digests(built)
+    assert len(calls) == 2 + 8  # the first shard was not written again
+
+
+@pytest.mark.parametrize(
+    ("damaged", "num_redone"),
+    [("plan.arrow", 7), ("scan.ledger", 7), ("left_out.ledger", 7), ("plan.json", 9), ("nothing", 7)],
+)
+@pytest.mark.parametrize("length", [0, 100])
+def test_a_plan_that_a_power_cut_damaged_is_made_again(
+    damaged, num_redone, length, source, built, tmp_path, monkeypatch, capfd
+):
+    write = writer.write_shard
+    calls = []
+
+    def write_two(*args):
+        calls.append(args)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return write(*args)
+
+    monkeypatch.setattr(engine, "write_shard", write_two)
+    with pytest.raises(KeyboardInterrupt):
+        _build(source, tmp_path, num_shards=3)
+    (staging,) = (tmp_path / "ai_vs_human").glob(".*.staging")
+    if damaged != "nothing":
+        os.truncate(staging / damaged, length)
+    assert _digests(_build(source, tmp_path, num_shards=3)) == _digests(built)
+    assert len(calls) == 3 + num_redone  # a plan that comes out the same keeps the finished shards
+    assert ("planning again" in capfd.readouterr().err) == (damaged != "nothing")
+
+
+def test_a_disk_that_is_full_at_the_very_end_is_one_sentence(source, built, tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "link", refuse)
+        patch.setattr(shutil, "copyfile", refuse)
+        with pytest.raises(Refused, match=r"is full\. Make room and run the same command again"):
+            _build(source, tmp_path, num_shards=3)
+    assert _digests(_build(source, tmp_path, num_shards=3)) == _digests(built)
 
 
 def _corpus(root: Path, names: dict[str, bytes]) -> Path:
@@ -225,8 +324,9 @@ def test_bad_files_are_quarantined_and_leave_a_gap(good_files, tmp_path, monkeyp
     built = _build(manual, tmp_path / "data")
     summary = json.loads((built / BUILD).read_text())
     assert (summary["found"], summary["written"], summary["quarantined"]) == (63, 60, 3)
-    reasons = {row["id"]: row["reason"] for row in pq.read_table(built / QUARANTINE).to_pylist()}
-    assert reasons == {
+    ledger = pq.read_table(built / QUARANTINE).to_pylist()
+    assert all(row["sha256"] == hashlib.sha256(bad[row["id"]]).digest() for row in ledger)
+    assert {row["id"]: row["reason"] for row in ledger} == {
         "car/real/empty.png": "zero_bytes",
         "car/fake/page.jpg": "not_an_image",
         "car/real/damaged.png": "bad_checksum",
@@ -284,7 +384,17 @@ def test_other_settings_are_checked(source, tmp_path, monkeypatch):
         _build(source, tmp_path)
 
 
-def test_photograph_prefixes_become_groups(tmp_path):
+@pytest.mark.parametrize("prefixes", [["set"], ["car", "cat"], list("abcdefgh")])
+def test_a_few_prefixes_are_no_photographs(prefixes, tmp_path, capfd):
+    stems = [f"{prefix}__{number}" for prefix in prefixes for number in range(60 // len(prefixes))]
+    names = [f"{label}/{stem}.png" for label in LABELS for stem in stems]
+    files = {name: _png(zlib.crc32(name.encode())) for name in names}
+    built = _build(_corpus(tmp_path / "manual", files), tmp_path / "data")
+    assert set(pq.read_table(built / MANIFEST)["group"].to_pylist()) == {""}
+    assert "<photograph>" not in capfd.readouterr().err
+
+
+def test_photograph_prefixes_become_groups(tmp_path, capfd):
     names = {
         f"car/{label}/{photograph}__{number}.png": _png(zlib.crc32(f"{label} {photograph} {number}".encode()))
         for label in ("real", "fake")
@@ -293,6 +403,7 @@ def test_photograph_prefixes_become_groups(tmp_path):
     }
     built = _build(_corpus(tmp_path / "manual", names), tmp_path / "data")
     manifest = pq.read_table(built / MANIFEST).to_pandas()
+    assert "<photograph>__*: 12 groups" in capfd.readouterr().err
     assert (manifest["group"] == manifest["id"].str.extract(r"([a-l])__")[0]).all()
     assert (manifest.groupby("group")["split"].nunique() == 1).all()
     assert (manifest.groupby("split")["group"].nunique() >= 3).all()

@@ -17,8 +17,9 @@ from tfds_builders.dfdc_faces.dfdc_faces_dataset_builder import Builder as DfdcF
 from tfds_builders.harmonised.harmonised_dataset_builder import Builder as Harmonised
 from tfds_builders.real_fake_folder.real_fake_folder_dataset_builder import Builder as RealFakeFolder
 from tfds_builders.records.errors import Refused
-from tfds_builders.records.schema import BUILD, SPLITS
+from tfds_builders.records.schema import BUILD, EXCLUDED, SPLITS
 from tfds_builders.sharding import build as engine
+from tfds_builders.sharding.sources import Source
 
 ALL = (AiVsHuman, DeepfakeAndReal, DeepfakeFaces, DfdcFaces, CelebDf, RealFakeFolder, Harmonised)
 
@@ -30,6 +31,7 @@ class Case(NamedTuple):
     make_source: Callable[[Path], Path]
     found: int  # images
     has_groups: bool
+    layout: str = ""  # as it is told
 
 
 def _built_categories(root: Path) -> Path:
@@ -37,13 +39,13 @@ def _built_categories(root: Path) -> Path:
 
 
 CASES = {
-    "ai_vs_human": Case(AiVsHuman, sources.categories, 80, False),
-    "deepfake_and_real": Case(DeepfakeAndReal, sources.deepfake_and_real, 60, False),
-    "deepfake_faces": Case(DeepfakeFaces, sources.deepfake_faces, 48, True),
-    "dfdc_faces, parts": Case(DfdcFaces, sources.dfdc_parts, 80, True),
-    "dfdc_faces, frames": Case(DfdcFaces, sources.dfdc_frames, 96, True),
-    "celeb_df": Case(CelebDf, sources.celeb_df, 90, True),
-    "real_fake_folder": Case(RealFakeFolder, sources.categories, 80, False),
+    "ai_vs_human": Case(AiVsHuman, sources.categories, 80, False, "<category>/<class>/"),
+    "deepfake_and_real": Case(DeepfakeAndReal, sources.deepfake_and_real, 60, False, "<split>/<class>/"),
+    "deepfake_faces": Case(DeepfakeFaces, sources.deepfake_faces, 48, True, "<video>.* (48 files)"),
+    "dfdc_faces, parts": Case(DfdcFaces, sources.dfdc_parts, 80, True, "<video>.* (80 files)"),
+    "dfdc_faces, frames": Case(DfdcFaces, sources.dfdc_frames, 96, True, "<video>/<frame>.* (96 files)"),
+    "celeb_df": Case(CelebDf, sources.celeb_df, 90, True, "<class>/<video>.mp4 (30 files)"),
+    "real_fake_folder": Case(RealFakeFolder, sources.categories, 80, False, "<category>/<class>/"),
     "harmonised": Case(Harmonised, _built_categories, 80, False),
 }
 
@@ -84,7 +86,9 @@ def test_records_equal_stock_tfds_in_order(case, source, built, tmp_path):
 
 def test_nothing_is_lost(case, built):
     summary = json.loads((built / BUILD).read_text())
-    assert (summary["found"], summary["written"], summary["excluded"]) == (case.found, case.found, 0)
+    assert summary["written"] == case.found
+    assert summary["found"] == summary["written"] + summary["excluded"]
+    assert set(sources.outcomes(built, EXCLUDED).values()) <= {"not_data"}  # metadata.csv and the like
     assert sum(split["real"] + split["fake"] for split in summary["splits"].values()) == case.found
     assert all(split["real"] and split["fake"] for split in summary["splits"].values())
 
@@ -115,8 +119,8 @@ def test_a_zip_gives_the_same_dataset(case, source, built, few_frames, tmp_path)
 
 
 def test_folders_around_the_source_change_only_the_ids(case, source, built, few_frames, tmp_path):
-    if case.builder in (Harmonised, AiVsHuman):
-        pytest.skip("its layout has no folders around it")
+    if case.builder is Harmonised:
+        pytest.skip("its source is a built dataset")
     (tmp_path / "manual" / "download").mkdir(parents=True)
     (tmp_path / "manual" / "download" / "The Set").symlink_to(source)
     other = sources.build(case.builder, tmp_path / "manual", tmp_path, num_shards=2)
@@ -124,6 +128,14 @@ def test_folders_around_the_source_change_only_the_ids(case, source, built, few_
     assert sorted(tuple(row[name] for name in said) for row in sources.manifest(other)) == sorted(
         tuple(row[name] for name in said) for row in sources.manifest(built)
     )
+
+
+def test_the_layout_that_was_found_is_said(case, source, capfd):
+    if case.builder is Harmonised:
+        pytest.skip("its source is a built dataset")
+    for _ in case.builder(data_dir=str(source)).records(Source(source)):
+        pass
+    assert f"the source is laid out as {case.layout}" in capfd.readouterr().err
 
 
 def test_ray_tasks_write_the_same_bytes(case, source, built, few_frames, tmp_path, ray_session, monkeypatch):

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import os
 from collections import Counter
 from fractions import Fraction
 from pathlib import Path
@@ -17,6 +18,7 @@ from tfds_builders.celeb_df.celeb_df_dataset_builder import Builder
 from tfds_builders.records.errors import Refused
 from tfds_builders.records.frames import RANDOM_FRAME, choose_frames
 from tfds_builders.records.schema import BUILD, EXCLUDED, QUARANTINE
+from tfds_builders.sharding import build as engine
 from tfds_builders.sharding.sources import Source, read
 from tfds_builders.sharding.video import frames_of
 
@@ -203,6 +205,7 @@ def test_bad_videos_and_bad_names(source, tmp_path, monkeypatch):
     assert sources.outcomes(built, EXCLUDED) == {
         "more/interview.mp4": "outside_layout",
         "Celeb-real/still.png": "outside_layout",
+        "List_of_testing_videos.txt": "not_data",
     }
     rows = sources.manifest(built)
     # What comes before the damage is good.
@@ -243,3 +246,20 @@ def test_identities_are_split_whatever_the_order():
     split = Builder.assign_splits(Builder, scan)["split"]
     backwards = Builder.assign_splits(Builder, scan.take(pa.array(range(len(names) - 1, -1, -1))))["split"]
     assert (split == backwards[::-1]).all()
+
+
+def test_frames_that_a_power_cut_emptied_are_taken_again(source, tmp_path, monkeypatch):
+    monkeypatch.setenv("REALSHARD_FRAMES", "2")
+    whole = sources.build(Builder, source, tmp_path / "whole")
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "write_shard", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            sources.build(Builder, source, tmp_path)
+    (frames,) = (tmp_path / "celeb_df").glob(".*.staging/frames")
+    os.truncate(min(frames.iterdir()), 0)
+    built = sources.build(Builder, source, tmp_path)
+    assert [row["sha256"] for row in sources.manifest(built)] == [row["sha256"] for row in sources.manifest(whole)]

@@ -86,15 +86,16 @@ def test_metadata_and_files_that_do_not_fit(tmp_path, any_number_bad):
     assert sources.outcomes(built, EXCLUDED) == {
         "faces_224/extra.jpg": "not_in_metadata",
         "faces_224/Thumbs.db": "system_file",
+        "metadata.csv": "not_data",
     }
     summary = json.loads((built / BUILD).read_text())
-    assert summary["found"] == 51 == summary["written"] + 4 + 2
+    assert summary["found"] == 52 == summary["written"] + 4 + 3
 
 
 def test_a_download_that_lacks_faces_is_refused(tmp_path):
     manual = sources.deepfake_faces(tmp_path / "manual")
     (manual / "faces_224" / "real00.jpg").unlink()
-    with pytest.raises(Refused, match=r"1 of 48 are\."):
+    with pytest.raises(Refused, match=r"1 of 49 are\."):
         sources.build(DeepfakeFaces, manual, tmp_path)
 
 
@@ -155,24 +156,25 @@ def test_videos_of_parts_that_are_not_here_are_excluded(tmp_path, capfd):
     manual = sources.dfdc_frames(tmp_path / "manual")
     shutil.rmtree(manual / "fake03x1")
     built = sources.build(DfdcFaces, manual, tmp_path)
-    assert sources.outcomes(built, EXCLUDED) == {"fake03x1": "no_face"}
+    assert sources.outcomes(built, EXCLUDED) == {"fake03x1": "no_face", "metadata.json": "not_data"}
     assert "names 1 videos without a face here, of 48" in capfd.readouterr().err
 
 
-def test_several_zips_are_parts_and_names_may_end_in_mp4(tmp_path):
+@pytest.mark.parametrize("name", ["deepfake-detection-faces-part-{}-0", "deepfake-detection-faces-part-{}_0"])
+def test_several_zips_are_parts_and_names_may_end_in_mp4(name, tmp_path):
     """Two parts as Kaggle delivers them, with a CSV beside them; folders named like the videos, suffix and all."""
     videos = sources.dfdc_videos(16)
     (tmp_path / "manual").mkdir()
-    for part, names in (("part-3_0", list(videos)[:32]), ("part-48_0", list(videos)[32:])):
+    for part, names in ((name.format(3), list(videos)[:32]), (name.format(48), list(videos)[32:])):
         frames = {f"{name}/frame {frame}.png": f"{name}{frame}" for name in names for frame in (0, 1)}
         unpacked = sources.write(tmp_path / part, {path: sources.image(seed) for path, seed in frames.items()})
         archive = sources.zipped(unpacked, tmp_path / f"zip {part}") / "archive.zip"
-        archive.rename(tmp_path / "manual" / f"deepfake-detection-faces-{part}.zip")
+        archive.rename(tmp_path / "manual" / f"{part}.zip")
     rows = [{"filename": name, **row} for name, row in videos.items()]
     sources.write(tmp_path / "manual", {"metadata.csv": sources.as_csv(rows)})
     manifest = sources.manifest(sources.build(DfdcFaces, tmp_path / "manual", tmp_path))
     assert len(manifest) == 128
-    assert all((row["split"] == "train") == ("part-3_0/" in row["id"]) for row in manifest)
+    assert all((row["split"] == "train") == row["id"].startswith(name.format(3)) for row in manifest)
     assert {row["video"] for row in manifest} == {name.removesuffix(".mp4") for name in videos}
 
 

@@ -58,7 +58,7 @@ def test_the_whole_road_and_the_second_time(tmp_path, realshard_home, capfd):
     printed = capfd.readouterr().out
     assert first == json.loads((settings.folder / "summary.json").read_text())
     assert set(first) >= KEYS
-    assert first["images_found"] == 240
+    assert first["images_found"] == 240 + 2  # generators.csv and samples.json
     assert first["images_found"] == sum(first[f"images_{kind}"] for kind in ("written", "excluded", "quarantined"))
     # The left-out generator's fakes are neither trained nor validated on, but tested on.
     assert first["train_images"] + first["val_images"] + first["test_images"] < first["images_written"]

@@ -15,8 +15,11 @@ import psutil
 import pytest
 from PIL import Image
 
+from tfds_builders.ai_vs_human.ai_vs_human_dataset_builder import Builder
+
 pytestmark = pytest.mark.long
 
+_VERSION = str(Builder.VERSION)
 _NUM_IMAGES = 6000
 _SHARDS_PER_SPLIT = 8
 _NUM_SHARDS = 3 * _SHARDS_PER_SPLIT
@@ -62,7 +65,7 @@ def _start(source: Path, data_dir: Path, log: Path) -> subprocess.Popen:
 
 
 def _digests(data_dir: Path) -> dict[str, str]:
-    folder = data_dir / "ai_vs_human" / "1.0.0"
+    folder = data_dir / "ai_vs_human" / _VERSION
     return {path.name: hashlib.md5(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
 
 
@@ -78,8 +81,8 @@ def undisturbed(source, tmp_path_factory) -> dict[str, str]:
 
 def _journal(data_dir: Path) -> tuple[int, int]:
     """Finished and open shards of the build in `data_dir`."""
-    done = len(list(data_dir.glob("ai_vs_human/.1.0.0.*.staging/*.done")))
-    opened = len(list(data_dir.glob("ai_vs_human/.1.0.0.*.staging/.*.tfrecord-*.tmp")))
+    done = len(list(data_dir.glob(f"ai_vs_human/.{_VERSION}.*.staging/*.done")))
+    opened = len(list(data_dir.glob(f"ai_vs_human/.{_VERSION}.*.staging/.*.tfrecord-*.tmp")))
     return done, opened
 
 
@@ -140,7 +143,7 @@ def test_twenty_kills_leave_the_bytes_as_they_are(seed, source, undisturbed, tmp
     assert _digests(tmp_path) == undisturbed
     assert "going on with an unfinished build" in log.read_text()
     left = [path.name for path in (tmp_path / "ai_vs_human").iterdir() if path.is_dir()]
-    assert left == ["1.0.0"]
+    assert left == [_VERSION]
 
 
 @pytest.mark.parametrize("num_cpus", [1, 2, 5])
@@ -158,10 +161,10 @@ mount -t tmpfs -o size=60m tmpfs {tmp_path}
 run() {{ "{sys.executable}" -c "$BUILD" "{source}" "{tmp_path}" {_SHARDS_PER_SPLIT}; }}
 if run 2> /dev/shm/$$.log; then echo "the first build did not fail"; exit 3; fi
 tail -n 1 /dev/shm/$$.log; rm /dev/shm/$$.log
-ls -A "{tmp_path}"/ai_vs_human/.1.0.0.*.staging | grep -c done
+ls -A "{tmp_path}"/ai_vs_human/.{_VERSION}.*.staging | grep -c done
 mount -o remount,size=2g "{tmp_path}"
 run
-cd "{tmp_path}/ai_vs_human/1.0.0" && md5sum *
+cd "{tmp_path}/ai_vs_human/{_VERSION}" && md5sum *
 """
     # A mount namespace of its own: the small disk is seen by this build alone and goes away with it.
     result = subprocess.run(

@@ -22,6 +22,12 @@ CASES = [
     # All images are in it, so `train` wraps.
     ("<class>/", {"train/real/a.png": "real", "train/fake/a.png": "fake"}),
     ("<category>/<class>/", {"cat/nature/a.png": "real,,cat", "dog/ai/a.png": "fake,,dog"}),
+    # Categories may name their classes differently.
+    (
+        "<category>/<class>/",
+        {"car/0_real/a.png": "real,,car", "car/1_fake/a.png": "fake,,car", "cat/Real/a.png": "real,,cat"}
+        | {"cat/Fake/a.png": "fake,,cat"},
+    ),
     # With real and fake, `nature` is a subject.
     ("<category>/<class>/", {"nature/real/a.png": "real,,nature", "city/fake/a.png": "fake,,city"}),
     ("<class>/", {"fake/nature/a.png": "fake", "real/ai/a.png": "real"}),

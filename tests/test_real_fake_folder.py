@@ -68,7 +68,7 @@ def test_given_splits_that_share_a_group_are_said_so(tmp_path, capfd):
     manual = _folders(tmp_path / "manual", "s/c", 0, s=("train", "val", "test"), c=CLASSES)
     names = [
         f"{split}/{label}/{photograph}__{split}.png"
-        for split, photographs in (("train", "abcd"), ("val", "de"), ("test", "fg"))
+        for split, photographs in (("train", "abcdhij"), ("val", "de"), ("test", "fg"))
         for photograph in photographs
         for label in CLASSES
     ]
@@ -169,6 +169,33 @@ def test_numbers_are_labels_and_paths_may_begin_at_the_top(tmp_path):
     assert {row["id"]: str(row["label"]) for row in manifest} == {row["path"]: row["label"] for row in rows}
 
 
+def test_lists_of_several_folders_may_name_the_same_paths(tmp_path):
+    files = {}
+    for number, split in enumerate(SPLITS):
+        rows = [{"path": f"images/{image}.png", "label": CLASSES[(image + number) % 2]} for image in range(20)]
+        files[f"{split}/labels.csv"] = sources.as_csv(rows)
+        files |= {f"{split}/{row['path']}": sources.image(f"{split} {row['path']}") for row in rows}
+    built = sources.build(Builder, sources.write(tmp_path / "manual", files), tmp_path)
+    rows = sources.manifest(built)
+    assert len(rows) == 60
+    for row in rows:
+        split, _, name = row["id"].split("/")
+        assert row["label"] == (int(name.partition(".")[0]) + SPLITS.index(split)) % 2
+
+
+def test_a_list_beside_the_image_is_meant_before_the_top_of_the_source(tmp_path, monkeypatch):
+    monkeypatch.setenv("REALSHARD_MAX_QUARANTINED", "1")
+    rows = _rows(40)
+    below = [row | {"label": CLASSES[1 - CLASSES.index(row["label"])]} for row in rows]
+    manual = _write_listed(_write_listed(tmp_path / "manual", rows), rows, "lists/")
+    gone = [rows[0] | {"path": "gone.png"}]
+    sources.write(manual, {"list.csv": sources.as_csv(rows + gone), "lists/list.csv": sources.as_csv(below + gone)})
+    built = sources.build(Builder, manual, tmp_path)
+    expected = {row["path"]: row["label"] for row in rows} | {f"lists/{row['path']}": row["label"] for row in below}
+    assert {row["id"]: CLASSES[row["label"]] for row in sources.manifest(built)} == expected
+    assert sources.outcomes(built, QUARANTINE) == {"gone.png": "missing_file", "lists/gone.png": "missing_file"}
+
+
 def test_a_list_written_on_windows(tmp_path):
     rows = _rows(40)
     manual = _write_listed(tmp_path / "manual", rows)
@@ -233,9 +260,23 @@ def test_rows_and_files_that_do_not_fit(tmp_path, monkeypatch):
         "pictures/09 ä.png": "outside_splits",
         "extra.png": "not_in_list",
         "real/y.png": "not_in_list",
+        "list.csv": "not_data",
+        "other.csv": "not_data",
     }
     summary = json.loads((built / BUILD).read_text())
-    assert summary["found"] == 53 == summary["written"] + 7 + 3
+    assert summary["found"] == 55 == summary["written"] + 7 + 5
+
+
+@pytest.mark.parametrize("short", [0, 7])
+def test_a_row_that_ends_early_is_a_bad_file(short, tmp_path, monkeypatch):
+    monkeypatch.setenv("REALSHARD_MAX_QUARANTINED", "1")
+    rows = _rows(40)
+    lines = sources.as_csv(rows).split(b"\n")
+    lines[1 + short] = rows[short]["path"].encode()
+    manual = sources.write(_write_listed(tmp_path / "manual", rows), {"list.csv": b"\n".join(lines)})
+    built = sources.build(Builder, manual, tmp_path)
+    assert sources.outcomes(built, QUARANTINE) == {rows[short]["path"]: "unknown_label"}
+    assert len(sources.manifest(built)) == 39
 
 
 @pytest.mark.parametrize("name", ["list.csv", "list.parquet"])

@@ -1,13 +1,17 @@
 """Folders and zips seen the same way, and what must not be read."""
 
+import errno
+import hashlib
 import os
+import tracemalloc
 import zipfile
 from pathlib import Path
 
 import pytest
 
 from tfds_builders.records.header import BadImage
-from tfds_builders.sharding.sources import Source, read, read_ahead
+from tfds_builders.sharding.provenance import hash_content
+from tfds_builders.sharding.sources import Source, SourceLost, absent, read, read_ahead
 
 
 def _files(root: Path) -> dict[str, bytes]:
@@ -29,8 +33,6 @@ def test_folder_and_zip_hold_the_same_files(tmp_path, content):
         for number, (name, data) in enumerate(content.items()):
             archive.writestr(name, data, compress_type=(zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)[number % 2])
     assert _files(folder) == _files(zipped) == content
-    assert Source(zipped).sidecar("top.csv") == Source(folder).sidecar("top.csv") == b"1,2"
-    assert Source(folder).sidecar("missing.csv") is None
 
 
 def test_a_prefix_of_a_member_can_be_read(tmp_path, content):
@@ -57,8 +59,46 @@ def test_reading_ahead_changes_neither_the_order_nor_what_fails(tmp_path, conten
             assert read(entry, fd=fd) == read(entry)
             assert read(entry, 10, fd) == read(entry, 10)  # the descriptor has no place of its own
     assert list(read_ahead([])) == []
-    with pytest.raises(BadImage, match="cannot be read"):
+    with pytest.raises(SourceLost, match="20 cannot be read: No such file"):
         read(next(entry for entry in entries if entry.id == "20"))
+
+
+def test_what_a_system_says_of_a_file_and_what_it_does_not(tmp_path, monkeypatch):
+    (tmp_path / "a.png").write_bytes(b"x" * 100)
+    (entry,) = Source(tmp_path).entries()
+
+    def fail(code):
+        def raising(*_):
+            raise OSError(code, os.strerror(code))
+
+        return raising
+
+    for code in (errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.EMFILE, errno.ENOMEM, errno.ENOENT):
+        for name in ("open", "pread"):
+            with monkeypatch.context() as patch:
+                patch.setattr(os, name, fail(code))
+                with pytest.raises(SourceLost, match="cannot be read"):
+                    read(entry)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", fail(errno.EACCES))
+        with pytest.raises(BadImage, match="Permission denied") as caught:
+            read(entry)
+    assert caught.value.code == "unreadable"
+    (tmp_path / "a.png").write_bytes(b"x" * 99)
+    assert read(entry, limit=50) == b"x" * 50
+    with pytest.raises(SourceLost, match="shorter"):
+        read(entry)
+
+
+def test_an_archive_that_becomes_shorter_is_not_taken_for_a_bad_member(tmp_path, content):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for name, data in content.items():
+            archive.writestr(name, data)
+    entries = list(Source(tmp_path).entries())
+    (tmp_path / "a.zip").write_bytes((tmp_path / "a.zip").read_bytes()[:20])
+    for entry in entries:
+        with pytest.raises(SourceLost, match=r"a\.zip has become shorter"):
+            read(entry)
 
 
 def test_several_zips_are_parts_with_names_of_their_own(tmp_path):
@@ -117,3 +157,105 @@ def test_a_file_that_is_no_zip_is_reported(tmp_path):
     (tmp_path / "a.zip").write_bytes(b"this is not an archive")
     (entry,) = Source(tmp_path).entries()
     assert entry.problem.startswith("damaged_zip")
+
+
+def test_bad_files_are_hashed_whatever_is_wrong_with_them(tmp_path, content):
+    (tmp_path / "text.png").write_bytes(b"no image")
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "nowhere.png").symlink_to(tmp_path / "missing")
+    (tmp_path / "broken.zip").write_bytes(b"this is not an archive")
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("../out.png", b"outside" * 1000)
+        archive.writestr("stored.png", b"stored", zipfile.ZIP_STORED)
+        archive.writestr("lzma.png", b"x" * 100, zipfile.ZIP_LZMA)
+    hashed = {entry.id: hash_content(entry) for entry in Source(tmp_path).entries()}
+    assert hashed == {
+        "text.png": hashlib.sha256(b"no image").digest(),
+        "pipe.png": None,
+        "nowhere.png": None,
+        "broken.zip": hashlib.sha256(b"this is not an archive").digest(),
+        "a/../out.png": hashlib.sha256(b"outside" * 1000).digest(),
+        "a/stored.png": hashlib.sha256(b"stored").digest(),
+        "a/lzma.png": None,
+    }
+    assert hash_content(absent("a.png", "it is not there")) is None
+
+
+def test_members_that_are_not_as_long_as_announced_have_no_hash(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.png", b"x" * 5_000_000)
+    (entry,) = Source(tmp_path).entries()
+    assert hash_content(entry) == hashlib.sha256(b"x" * 5_000_000).digest()
+    for changed in ({"size": 100}, {"size": 6_000_000}, {"packed": entry.packed - 50}, {"offset": 1}):
+        assert hash_content(entry._replace(**changed)) is None
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_large_bad_file_is_hashed_piece_by_piece(packed, tmp_path):
+    num_bytes = 48 << 20
+    with open(tmp_path / "large.png", "wb") as file:
+        file.truncate(num_bytes)
+    if packed:
+        with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.write(tmp_path / "large.png", "large.png")
+        (tmp_path / "large.png").unlink()
+    (entry,) = Source(tmp_path).entries()
+    tracemalloc.start()
+    try:
+        digest = hash_content(entry)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert digest == hashlib.sha256(bytes(num_bytes)).digest()
+    assert peak < 8 << 20
+
+
+def test_a_folder_that_cannot_be_listed_is_one_unreadable_file(tmp_path, monkeypatch):
+    (tmp_path / "real" / "secret").mkdir(parents=True)
+    (tmp_path / "real" / "a.png").write_bytes(b"data")
+    scandir = os.scandir
+
+    def refuse(code):
+        def listing(path):  # as root, no folder is refused: the system's answer is given here
+            if os.path.basename(path) == b"secret":
+                raise OSError(code, os.strerror(code))
+            return scandir(path)
+
+        return listing
+
+    monkeypatch.setattr(os, "scandir", refuse(errno.EACCES))
+    problems = {entry.id: entry.problem.partition(":")[0] for entry in Source(tmp_path).entries()}
+    assert problems == {"real/a.png": "", "real/secret": "unreadable"}
+    monkeypatch.setattr(os, "scandir", refuse(errno.EIO))
+    with pytest.raises(SourceLost, match="secret cannot be read: Input/output error"):
+        list(Source(tmp_path).entries())
+
+
+def test_an_archive_whose_names_cannot_be_decoded_is_reported(tmp_path):
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("bäh.png", b"data")  # flagged as UTF-8
+    path.write_bytes(path.read_bytes().replace("ä".encode(), b"\xff\xfe"))
+    (entry,) = Source(tmp_path).entries()
+    assert entry.id == "a.zip"
+    assert entry.problem.startswith("damaged_zip")
+
+
+def test_archives_of_windows_programs_have_folders_too(tmp_path):
+    names = ["real\\", "real\\a b.png", "fake\\sub\\c.png", "..\\out.png"]
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for name in names:
+            archive.writestr(zipfile.ZipInfo(name), b"" if name.endswith("\\") else name.encode())
+    entries = {entry.id: entry for entry in Source(tmp_path).entries()}
+    assert {id: entry.problem.partition(":")[0] for id, entry in entries.items()} == {
+        "real/a b.png": "",
+        "fake/sub/c.png": "",
+        "../out.png": "unsafe_path",
+    }
+    assert read(entries["fake/sub/c.png"]) == names[2].encode()
+
+
+def test_a_backslash_is_a_letter_where_the_archive_has_slashes(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("real/a\\b.png", b"data")
+    assert _files(tmp_path) == {"real/a\\b.png": b"data"}

@@ -65,9 +65,20 @@ def test_leaks_are_named():
 
 
 def test_leave_out_tests_on_what_it_never_trains_on():
-    category = pa.array(["cat", "cat", "dog", "dog", "car", "car"])
-    split = np.array(["train", "test", "train", "validation", "test", "validation"], dtype=object)
-    assert leave_out(category, {"dog"}, split).tolist() == ["train", "", "test", "test", "", "validation"]
+    rows = [
+        # (category, group, split, expected)
+        ("cat", "", "train", "train"),
+        ("cat", "", "test", ""),
+        ("dog", "", "train", "test"),
+        ("dog", "a", "validation", "test"),
+        ("car", "", "test", ""),
+        ("car", "b", "validation", "validation"),
+        ("car", "a", "train", ""),  # near what is tested
+        ("", "", "train", ""),  # may be a dog
+    ]
+    category, group, split, expected = zip(*rows, strict=True)
+    found = leave_out(pa.array(category), {"dog"}, np.array(split, dtype=object), pa.array(group))
+    assert found.tolist() == list(expected)
 
 
 def test_balanced_is_equal_in_each_split_and_keeps_its_choice_when_rows_come():

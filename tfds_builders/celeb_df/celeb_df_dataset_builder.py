@@ -1,6 +1,7 @@
 """Celeb-DF: interviews of celebrities, and the same clips with the face of another one."""
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
@@ -12,7 +13,7 @@ import tensorflow_datasets as tfds
 from tfds_builders.records.frames import RANDOM_FRAME
 from tfds_builders.records.schema import LABELS
 from tfds_builders.sharding.builder import ShardedBuilder, draw_splits
-from tfds_builders.sharding.layout import contradiction, unlabelled
+from tfds_builders.sharding.layout import contradiction, say_layouts, unlabelled
 from tfds_builders.sharding.manifest import Excluded, Record
 from tfds_builders.sharding.settings import whole_number
 from tfds_builders.sharding.sources import Source
@@ -44,6 +45,7 @@ class Builder(ShardedBuilder):
     def records(self, source: Source) -> Iterator[Record | Excluded]:
         """Label and identity from the file names; frames as REALSHARD_FRAMES says."""
         frames = _frames()
+        layouts: Counter[str] = Counter()
         for entry in source.entries():
             path = PurePosixPath(entry.id)
             name = _NAME.fullmatch(path.name)
@@ -62,7 +64,9 @@ class Builder(ShardedBuilder):
             if by_folder not in (label, None):
                 yield contradiction(entry, f"the name is that of a {label} video, the folder of {by_folder} ones")
                 continue
+            layouts["<video>.mp4" if by_folder is None else "<class>/<video>.mp4"] += 1
             yield Record(entry, LABELS.index(label), group=group, video=entry.id, frames=frames)
+        say_layouts(layouts)
 
     def made_with(self, manual_dir: Path) -> Mapping[str, str | int]:
         """How many frames were taken of each video; -1 for one at random."""

@@ -17,8 +17,11 @@ from tfds_builders.sharding.sources import Source
 class Builder(ShardedBuilder):
     """DatasetBuilder for deepfake_and_real."""
 
-    VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES = {"1.0.0": "First version: the source's own three splits."}
+    VERSION = tfds.core.Version("1.1.0")
+    RELEASE_NOTES = {
+        "1.1.0": "Fewer than nine beginnings of file names, before __, are no groups.",
+        "1.0.0": "First version: the source's own three splits.",
+    }
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
         "Run `kaggle datasets download manjilkarki/deepfake-and-real-images` and put the zip, or the folder made by "
         "unpacking it, into --manual_dir. Images lie in Dataset/{Train,Validation,Test}/{Fake,Real}/."

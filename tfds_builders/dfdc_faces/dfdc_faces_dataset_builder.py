@@ -16,15 +16,18 @@ from tfds_builders.sharding.sources import Source, absent
 from tfds_builders.sharding.splits import FRACTIONS, balanced
 
 LAST_TRAINING_PART = 46  # of the published recipe: parts 0-46 train, 47-49 validate
-# DeepFake07/..., dfdc_train_part_7/..., deepfake-detection-faces-part-7_0/...
-_PART = r"(?i)(?:^|/)(?:deepfake[ _-]?|[^/]*part[ _-]?)(?P<part>\d+)(?:_\d+)?/"
+# DeepFake07/..., dfdc_train_part_7/..., deepfake-detection-faces-part-7-0/...
+_PART = r"(?i)(?:^|/)(?:deepfake[ _-]?|[^/]*part[ _-]?)(?P<part>\d+)(?:[_-]\d+)?/"
 
 
 class Builder(ShardedBuilder):
     """DatasetBuilder for dfdc_faces."""
 
-    VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES = {"1.0.0": "First version: by parts where there are parts, else grouped 80/10/10."}
+    VERSION = tfds.core.Version("1.1.0")
+    RELEASE_NOTES = {
+        "1.1.0": "Parts named as they are downloaded, part-7-0, are parts too: other splits where they are.",
+        "1.0.0": "First version: by parts where there are parts, else grouped 80/10/10.",
+    }
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
         "Run `kaggle datasets download phunghieu/deepfake-detection-faces-part-0-0` (and further parts) and put the "
         "zips, or the folders made by unpacking them, into --manual_dir, together with the metadata: metadata.json, "

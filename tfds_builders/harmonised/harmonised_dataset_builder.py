@@ -33,7 +33,7 @@ class Builder(ShardedBuilder):
     RELEASE_NOTES = {"1.0.0": "First version: central square, Lanczos, JPEG of quality 90."}
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
         "Nothing is downloaded. Point --manual_dir at a dataset that was built here: the folder that holds "
-        f"{MANIFEST}, such as <data_dir>/ai_vs_human/1.0.0."
+        f"{MANIFEST}, such as <data_dir>/ai_vs_human/1.1.0."
     )
 
     def _info(self) -> tfds.core.DatasetInfo:

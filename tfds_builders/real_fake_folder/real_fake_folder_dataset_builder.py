@@ -23,8 +23,12 @@ _GROUP_REGEX = "REALSHARD_GROUP_REGEX"
 class Builder(ShardedBuilder):
     """DatasetBuilder for real_fake_folder."""
 
-    VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES = {"1.0.0": "First version: folders, or a CSV or Parquet list; splits given or drawn."}
+    VERSION = tfds.core.Version("1.1.0")
+    RELEASE_NOTES = {
+        "1.1.0": "Lists in several folders may name the same paths: images that were quarantined for it are written. "
+        "Fewer than nine beginnings of file names, before __, are no groups.",
+        "1.0.0": "First version: folders, or a CSV or Parquet list; splits given or drawn.",
+    }
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
         "Nothing is downloaded. Put your images (a folder or a zip) into --manual_dir as <split>/<class>/, <class>/ or "
         "<category>/<class>/, where <class> is real or fake; or add a CSV or Parquet file with columns path and label "

@@ -7,6 +7,7 @@ however often the build was killed and started again.
 import errno
 import hashlib
 import json
+import shutil
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -21,21 +22,22 @@ from tensorflow_datasets.core.utils.shard_utils import ShardConfig
 from tqdm import tqdm
 
 from tfds_builders.records.errors import Refused
-from tfds_builders.records.schema import BUILD, EXCLUDED, LABELS, LEDGER_SCHEMA, MANIFEST, QUARANTINE
-from tfds_builders.sharding.manifest import Excluded, Fingerprint, Listing, Record, list_records, scan_headers
+from tfds_builders.records.schema import BUILD, EXCLUDED, LABELS, MANIFEST, QUARANTINE
+from tfds_builders.sharding.account import account, check_budget, count_rows, ledger_of_left_out
+from tfds_builders.sharding.manifest import Excluded, Listing, Record, list_records, scan_headers
 from tfds_builders.sharding.plan import Shard, plan_shards, write_plan
 from tfds_builders.sharding.provenance import hash_archives
-from tfds_builders.sharding.staging import Staging, write_atomically
+from tfds_builders.sharding.sources import SourceLost
+from tfds_builders.sharding.staging import Staging, size_and_crc, write_atomically
 from tfds_builders.sharding.workers import RayWorkers, ThisProcess, Workers
-from tfds_builders.sharding.writer import Done, create_progress, finished, read_tables, write_shard
+from tfds_builders.sharding.writer import Done, create_progress, finished, write_shard
 
 # Below both, starting Ray costs more than the build.
 _TINY_FILES = 1000
 _TINY_BYTES = 16 << 20
 
-_STAGING_FORMAT = 2  # of the files in the staging folder: a build that another version began is begun anew
-
-_COUNTED = ("found", "written", "excluded", "quarantined", *LABELS)
+_PLAN_FILES = ("plan.arrow", "scan.ledger", "left_out.ledger")
+_STAGING_FORMAT = 3  # of the files in the staging folder: a build that another version began is begun anew
 
 # (columns of the scan) -> {"split": names, "scheme_<x>": names}, object [n] each; "" leaves a row out.
 AssignSplits = Callable[[pa.Table], Mapping[str, np.ndarray]]
@@ -78,10 +80,24 @@ def build(
       target: TFDS's incomplete folder, which it renames to `version_dir`.
 
     Raises:
-      Refused: nothing found, one class only, too many bad files, a full disk, another build of the same version.
+      Refused: nothing found, one class only, too many bad files, a full disk, another build of the same version, a
+        source that cannot be read any more.
     """
+    try:
+        return _build(records, assign_splits, options, version_dir, target)
+    except SourceLost as error:
+        raise Refused(
+            f"The source must stay as it is while it is read; {error}. See that its disk is there, or take the file "
+            "away if it alone is broken, and run the same command again: it goes on where it was."
+        ) from None
+
+
+def _build(
+    records: Iterable[Record | Excluded], assign_splits: AssignSplits, options: Options, version_dir: Path, target: Path
+) -> tuple[list[WrittenSplit], Staging]:
     say(f"listing the source of {options.name}")
     listing = list_records(records)
+    _say_excluded(listing.excluded)
     _check_classes(listing.table, "the source", options.name)
     key = _key(listing, options)
     staging = Staging.open(version_dir, key, target, options.start_anew)
@@ -91,7 +107,8 @@ def build(
         shards, num_found = _plan(listing, assign_splits, options, staging.path, workers)
         done = _write(shards, options, staging.path, workers)
         archives = hash_archives(listing.table, workers)
-        summary = _account(listing, shards, done, options, staging.path, num_found, archives)
+        summary = account(listing, shards, done, options, staging.path, num_found, archives)
+        staging.hand_over([shard.name for shard in shards] + [MANIFEST, QUARANTINE, EXCLUDED, BUILD], target)
     except OSError as error:
         staging.close()
         if error.errno != errno.ENOSPC:
@@ -104,12 +121,31 @@ def build(
         raise
     finally:
         workers.close()
-    staging.hand_over([shard.name for shard in shards] + [MANIFEST, QUARANTINE, EXCLUDED, BUILD], target)
     say(
         f"found {summary['found']} = written {summary['written']} + excluded {summary['excluded']} + quarantined "
         f"{summary['quarantined']}; fingerprint {summary['fingerprint'][:16]}"
     )
     return _written_splits(shards, done), staging
+
+
+def _say_excluded(excluded: pa.Table) -> None:
+    """What is left out from the start, and what was perhaps not meant to be."""
+    if excluded.num_rows:
+        rules = ", ".join(f"{count} {rule}" for rule, count in sorted(count_rows(excluded, ("reason",))))
+        say(f"excluded are {rules}; {EXCLUDED} will name each")
+    archives = [id for id in excluded["id"].to_pylist() if id.lower().endswith(".zip")]
+    if archives:
+        say(
+            f"zips are read directly in --manual_dir only, and {len(archives)} in folders below it are excluded, "
+            f"{archives[0]} for one: move or unpack them if they hold images"
+        )
+
+
+def _say_groups(given: pa.ChunkedArray, found: pa.ChunkedArray) -> None:
+    """Groups that were taken from the file names (`manifest.with_photograph_groups`)."""
+    names = set(pc.unique(found).to_pylist()) - {""}
+    if names and set(pc.unique(given).to_pylist()) == {""}:
+        say(f"all file names have the form <photograph>__*: {len(names)} groups, each kept on one side of a split")
 
 
 def _key(listing: Listing, options: Options) -> str:
@@ -135,15 +171,19 @@ def _plan(
       The shards, and how many files and frames of videos were found.
     """
     stored = folder / "plan.json"
-    if stored.exists():
+    plan = _read_plan(stored)
+    if plan and plan["files"] == _planned_files(folder):
         say("nothing of the source has changed: using the stored plan")
-        plan = json.loads(stored.read_text())
         return [Shard(*shard) for shard in plan["shards"]], plan["found"]
+    if stored.exists():
+        say("the stored plan is damaged, as by a power cut: planning again")
+        shutil.rmtree(folder / "frames", ignore_errors=True)
     with _bar("scanning", listing.table.num_rows, "file") as bar:
         scan = scan_headers(listing.table, workers, bar.update, folder / "frames")
+    _say_groups(listing.table["group"], scan.table["group"])
     num_found = listing.table.num_rows + listing.excluded.num_rows + scan.num_added
     pq.write_table(scan.quarantined, folder / "scan.ledger")
-    _check_budget(scan.quarantined.num_rows, num_found, options, folder / "scan.ledger")
+    check_budget(scan.quarantined.num_rows, num_found, options, folder / "scan.ledger")
     _check_classes(scan.table, "what passed the scan", options.name)
     columns = dict(assign_splits(scan.table))
     split = columns.pop("split")
@@ -151,12 +191,30 @@ def _plan(
     for name, values in sorted(columns.items()):
         table = table.append_column(name, pa.array(values, pa.string()))
     left_out = table.filter(pa.array(split == ""))
-    pq.write_table(_ledger_of_left_out(left_out), folder / "left_out.ledger")
+    pq.write_table(ledger_of_left_out(left_out), folder / "left_out.ledger")
     shards = write_plan(
         folder / "plan.arrow", plan_shards(options.name, table, split, options.shard_config), table.schema
     )
-    write_atomically(stored, json.dumps({"shards": shards, "found": num_found}).encode())
+    files = _planned_files(folder)
+    if not plan or plan["files"].get("plan.arrow") != files["plan.arrow"]:
+        for mark in folder.glob("*.done"):  # of shards of another plan
+            mark.unlink()
+    write_atomically(stored, json.dumps({"shards": shards, "found": num_found, "files": files}).encode())
     return shards, num_found
+
+
+def _read_plan(stored: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(stored.read_text()))
+    except (OSError, ValueError):
+        return {}
+
+
+def _planned_files(folder: Path) -> dict[str, list[int]]:
+    """What the plan stands on, to be compared: size and checksum of its files, number and bytes of the frames."""
+    frames = [path.stat().st_size for path in folder.glob("frames/*.png")]
+    files = {name: size_and_crc(folder / name) for name in _PLAN_FILES if (folder / name).exists()}
+    return files | {"frames": [len(frames), sum(frames)]}
 
 
 def _write(shards: list[Shard], options: Options, folder: Path, workers: Workers) -> dict[str, Done]:
@@ -189,67 +247,6 @@ def _write_named(folder: str, shard: Shard, validation: str) -> tuple[str, Done]
     return shard.name, write_shard(folder, shard, validation)
 
 
-def _account(
-    listing: Listing,
-    shards: list[Shard],
-    done: dict[str, Done],
-    options: Options,
-    folder: Path,
-    num_found: int,
-    archives: list[dict[str, Any]],
-) -> dict:
-    """Writes manifest, ledgers and build.json, and checks that nothing was lost."""
-    ledger = pa.concat_tables([pq.read_table(folder / "scan.ledger"), *read_tables(folder, shards, ".ledger")])
-    ledger = ledger.sort_by("id")
-    pq.write_table(ledger, folder / QUARANTINE)
-    excluded = pa.concat_tables([listing.excluded, pq.read_table(folder / "left_out.ledger")]).sort_by("id")
-    pq.write_table(excluded, folder / EXCLUDED)
-    _check_budget(ledger.num_rows, num_found, options, folder / QUARANTINE)
-
-    fingerprint = Fingerprint(options.validation)
-    splits: dict[str, dict[str, int]] = {}
-    writer = None
-    for table in read_tables(folder, shards, ".manifest"):
-        writer = writer or pq.ParquetWriter(folder / MANIFEST, table.schema)
-        writer.write_table(table)
-        fingerprint.update(table)
-        for split, label, count in _count(table, ("split", "label")):
-            counts = splits.setdefault(split, dict.fromkeys(_COUNTED, 0))
-            counts["written"] += count
-            counts[LABELS[label]] += count
-    assert writer is not None  # there is at least one shard: both classes were found
-    writer.close()
-    for name, table in (("quarantined", ledger), ("excluded", excluded)):
-        for split, count in _count(table, ("split",)):
-            counts = splits.setdefault(split, dict.fromkeys(_COUNTED, 0))
-            counts[name] += count
-    for counts in splits.values():
-        counts["found"] = counts["written"] + counts["excluded"] + counts["quarantined"]
-    total = {name: sum(counts[name] for counts in splits.values()) for name in ("written", "excluded", "quarantined")}
-    if sum(total.values()) != num_found:
-        raise RuntimeError(f"files were lost: found {num_found}, but {total}")
-    summary = {
-        "dataset": options.name,
-        "version": options.version,
-        "fingerprint": fingerprint.hexdigest(),
-        "validation": options.validation,
-        "made_with": dict(options.made_with),
-        "archives": archives,
-        "found": num_found,
-        **total,
-        "splits": {name: splits[name] for name in sorted(splits) if name},
-        "before_splitting": splits.get("", {}),  # refused or excluded before a split was drawn
-        "shards": len(shards),
-    }
-    write_atomically(folder / BUILD, (json.dumps(summary, indent=2) + "\n").encode())
-    return summary
-
-
-def _count(table: pa.Table, by: tuple[str, ...]) -> list[tuple]:
-    counted = table.group_by(list(by)).aggregate([([], "count_all")])
-    return list(zip(*(counted[name].to_pylist() for name in (*by, "count_all")), strict=True))
-
-
 def _written_splits(shards: list[Shard], done: dict[str, Done]) -> list[WrittenSplit]:
     splits: dict[str, WrittenSplit] = {}
     for shard in shards:
@@ -273,32 +270,6 @@ def _check_classes(table: pa.Table, where: str, name: str) -> None:
             f"{name} needs images of both classes, {' and '.join(LABELS)}; in {where} there are only {found[0]} ones. "
             "Check --manual_dir and the names of the class folders."
         )
-
-
-def _check_budget(num_quarantined: int, num_found: int, options: Options, ledger: Path) -> None:
-    if num_quarantined > options.max_quarantined * num_found:
-        raise Refused(
-            f"At most {options.max_quarantined:.2%} of the files may be bad; {num_quarantined} of {num_found} are. "
-            f"See {ledger} for each one's reason; set REALSHARD_MAX_QUARANTINED (a share, 0 to 1) to accept more."
-        )
-
-
-def _ledger_of_left_out(rows: pa.Table) -> pa.Table:
-    rule, detail = "not_in_split", "the builder's split leaves it out"
-    return pa.Table.from_pylist(
-        [
-            {
-                "id": row["id"],
-                "split": "",
-                "label": row["label"],
-                "reason": rule,
-                "detail": detail,
-                "bytes": row["size"],
-            }
-            for row in rows.select(["id", "label", "size"]).to_pylist()
-        ],
-        LEDGER_SCHEMA,
-    )
 
 
 def _bar(what: str, total: int, unit: str) -> tqdm:

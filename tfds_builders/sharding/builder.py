@@ -100,8 +100,8 @@ class ShardedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  
             self.records(Source(manual_dir)),
             self.assign_splits,
             options,
-            version_dir=Path(self.info.data_dir),
-            target=Path(self.data_path),
+            version_dir=Path(self.info.data_dir).absolute(),  # workers have a working directory of their own
+            target=Path(self.data_path).absolute(),
         )
         return [
             tfds.core.SplitInfo(
@@ -122,7 +122,7 @@ class ShardedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  
 
     def _manual_dir(self, dl_manager: tfds.download.DownloadManager) -> Path:
         try:
-            return Path(dl_manager.manual_dir)
+            return Path(dl_manager.manual_dir).absolute()
         except AssertionError:  # TFDS's way of saying that it is not there, or empty
             raise Refused(
                 f"{self.name} needs its source in --manual_dir, a folder that exists and is not empty; received "

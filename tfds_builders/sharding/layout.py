@@ -1,6 +1,6 @@
 """How sources name their files, class folders, splits and labels."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -15,6 +15,7 @@ _CLASS_FOLDERS = {
     "fake": "fake", "1_fake": "fake", "ai": "fake",
 }  # fmt: skip
 _CLASS_PAIRS = (("0_real", "1_fake"), ("real", "fake"), ("nature", "ai"))
+_PICTURED = {"nature", "ai"}  # may be what the pictures show
 _SPLITS = {
     "train": "train", "training": "train",
     "validation": "validation", "valid": "validation", "val": "validation",
@@ -70,19 +71,28 @@ def label_of(value: str) -> int | None:
     return int(value) if value in ("0", "1") else label_of_folder(value)
 
 
+def say_layouts(layouts: Mapping[str, int]) -> None:
+    """Tells which layouts were found, and how many files in each."""
+    if layouts:
+        found = " and ".join(f"{layout} ({count} files)" for layout, count in sorted(layouts.items()))
+        say(f"the source is laid out as {found}")
+
+
 def contradiction(entry: Entry, sentence: str) -> Record:
     """A file whose label is not known because two places say different things: it will be quarantined."""
     return Record(entry._replace(problem=entry.problem or f"contradicting_labels: {sentence}"), -1)
 
 
 def unlabelled(entry: Entry, rule: str = "outside_layout", detail: str = _OUTSIDE) -> Iterator[Record | Excluded]:
-    """What becomes of a file without a label: an image is excluded by `rule`; a README is no data, nothing is said."""
+    """What becomes of a file without a label: an image is excluded by `rule`, all else as `not_data`."""
     if is_system_file(entry.id):
         yield Excluded(entry, "system_file", "left in the folder by an operating system")
     elif entry.problem:  # a damaged archive, a link that leads nowhere: it may have held images
         yield Record(entry, -1)
     elif has_image_suffix(entry.id):
         yield Excluded(entry, rule, detail)
+    else:  # a README, a list, an archive in a subfolder
+        yield Excluded(entry, "not_data", "no image by its name, and in no folder of images")
 
 
 class Place(NamedTuple):
@@ -107,16 +117,19 @@ class FolderLayout:
     def __init__(self, ids: Iterable[str]):
         folders = {tuple(id.split("/")[:-1]) for id in ids}
         names = {name.lower() for folder in folders for name in folder}
-        pair = next((pair for pair in _CLASS_PAIRS if names.issuperset(pair)), ())
-        self.has_classes = bool(pair)  # both, by names that belong together
-        self._labels = {name: LABELS.index(_CLASS_FOLDERS[name]) for name in pair or _CLASS_FOLDERS}
+        pairs = [pair for pair in _CLASS_PAIRS if names.issuperset(pair)]
+        self.has_classes = bool(pairs)  # both, by names that belong together
+        is_clear = any(not _PICTURED.issuperset(pair) for pair in pairs)
+        class_names = _CLASS_FOLDERS.keys() - _PICTURED if is_clear else _CLASS_FOLDERS
+        self._labels = {name: LABELS.index(_CLASS_FOLDERS[name]) for name in class_names}
         classes = {folder: self._classes(folder) for folder in folders}
         above = [folder[: found[-1]] for folder, found in classes.items() if found]
         self._num_wrapping = _length_of_common_beginning(above)
         inside = [folder[self._num_wrapping :] for folder, found in classes.items() if found]
         self.has_splits = len({_first_split(folder) for folder in inside} - {""}) > 1
         kept = [folder for folder in inside if _first_split(folder) or not self.has_splits]
-        self.has_categories = len({self._category(folder) for folder in kept}) > 1
+        self.categories = {self._category(folder) for folder in kept}
+        self.has_categories = len(self.categories) > 1
         self._places: dict[str, Place | None] = {}
 
     def place(self, id: str) -> Place | None:

@@ -20,12 +20,14 @@ import pyarrow.compute as pc
 
 from tfds_builders.records.header import BadImage, ImageFacts, NeedMore, extension_flag, inspect
 from tfds_builders.records.schema import LEDGER_SCHEMA, MANIFEST_SCHEMA, SCHEME_PREFIX
+from tfds_builders.sharding.provenance import hash_content
 from tfds_builders.sharding.sources import Entry, read, read_ahead
 from tfds_builders.sharding.video import frames_of
 from tfds_builders.sharding.workers import Workers
 
 _PREFIX_BYTES = 4096  # holds the header of nearly every JPEG and of every PNG; more is read when it does not
 _CHUNK_RECORDS = 4096  # of one task of the scan
+_MIN_PHOTOGRAPHS = 9  # three for each of three splits: see splits.grouped
 _CHUNK_VIDEOS = 8  # a video takes a thousand times longer than a file's header
 
 ENTRY_SCHEMA = pa.schema(
@@ -163,7 +165,7 @@ def scan_headers(listing: pa.Table, workers: Workers, advance: Callable[[int], o
             error = BadImage("duplicate_id", "another file of the source has the same name")
             repeats = table.filter(repeated)
             rows = [
-                ledger_row(error, split, entry, label)
+                ledger_row(error, split, entry, label, hash_content(entry))
                 for entry, label, split in zip(
                     entries_of(repeats), repeats["label"].to_pylist(), repeats["given_split"].to_pylist(), strict=True
                 )
@@ -192,7 +194,7 @@ def scan_chunk(listing: pa.RecordBatch, frames_dir: str) -> tuple[pa.Table, pa.T
         try:
             found = read_header(entry, fd)
         except BadImage as error:
-            bad.append(ledger_row(error, split, entry, label))
+            bad.append(ledger_row(error, split, entry, label, hash_content(entry)))
             is_good.append(False)
         else:
             is_good.append(True)
@@ -295,7 +297,8 @@ def _as_bytes(values: pa.Array) -> pa.Array:
 def with_photograph_groups(table: pa.Table) -> pa.Table:
     """Makes what stands before `__` in the file names the group, where no row has one and every name has it.
 
-    So images that were cut from one photograph stay on one side of a split.
+    So images that were cut from one photograph stay on one side of a split. A few beginnings are no photographs: a
+    name that the whole set bears, or its categories.
     """
     if pc.any(pc.not_equal(table["group"], "")).as_py():
         return table
@@ -303,4 +306,6 @@ def with_photograph_groups(table: pa.Table) -> pa.Table:
     if prefixes.null_count or not table.num_rows:
         return table
     groups = pc.struct_field(prefixes, "group")
+    if pc.count_distinct(groups).as_py() < _MIN_PHOTOGRAPHS:
+        return table
     return table.set_column(table.column_names.index("group"), SCAN_SCHEMA.field("group"), groups)

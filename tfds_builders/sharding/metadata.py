@@ -7,13 +7,15 @@ videos["aagfhgtpmv"].label, .original, .problem
 import csv
 import io
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
 from tfds_builders.records.errors import Refused
 from tfds_builders.records.header import BadImage
-from tfds_builders.sharding.layout import has_image_suffix, label_of, split_of, unlabelled
+from tfds_builders.sharding.build import say
+from tfds_builders.sharding.layout import has_image_suffix, label_of, say_layouts, split_of, unlabelled
 from tfds_builders.sharding.manifest import Excluded, Record
 from tfds_builders.sharding.sources import Entry, Source, read
 
@@ -30,7 +32,9 @@ class Video(NamedTuple):
 
 
 def parse_csv(data: bytes) -> list[dict[str, str]]:
-    """The rows of a CSV file, column names in lower case. Bytes that are not UTF-8 are escaped as in ids.
+    """The rows of a CSV file, column names in lower case, "" for what a row lacks at its end.
+
+    Bytes that are not UTF-8 are escaped as in ids.
 
     Raises:
       ValueError: it is no CSV file.
@@ -41,7 +45,7 @@ def parse_csv(data: bytes) -> list[dict[str, str]]:
     except csv.Error as error:
         raise ValueError(str(error)) from None
     columns = [name.strip().lower() for name in rows[0]] if rows else []
-    return [dict(zip(columns, row, strict=False)) for row in rows[1:]]
+    return [dict(zip(columns, row + [""] * (len(columns) - len(row)), strict=False)) for row in rows[1:]]
 
 
 def read_videos(source: Source, is_metadata: Callable[[str], bool]) -> dict[str, Video]:
@@ -55,11 +59,11 @@ def read_videos(source: Source, is_metadata: Callable[[str], bool]) -> dict[str,
       Refused: no such file, or one that cannot be read as what its name says.
     """
     videos: dict[str, Video] = {}
-    num_files = 0
+    files: list[str] = []
     for entry in source.entries():
         if not is_metadata(entry.id):
             continue
-        num_files += 1
+        files.append(entry.id)
         for name, row in _rows(entry):
             video, before = _video(row), videos.get(name)
             if before is not None and before.label != video.label:
@@ -68,11 +72,12 @@ def read_videos(source: Source, is_metadata: Callable[[str], bool]) -> dict[str,
             elif before is not None:
                 video = before
             videos[name] = video
-    if not num_files:
+    if not files:
         raise Refused(
             "The metadata that tells real from fake is needed beside the images (metadata.csv, or JSON files); none "
             "was found. Put it into --manual_dir too."
         )
+    say(f"labels come from {files[0]}" + f" and {len(files) - 1} more files" * (len(files) > 1))
     return videos
 
 
@@ -93,15 +98,19 @@ def label_faces(
       name_of: the name of the video that an image (its id) was cut from.
       found: the names of the videos that have an image are added to it.
     """
+    layouts: Counter[str] = Counter()
     for entry in source.entries():
         name = name_of(entry.id)
         video = videos.get(name)
         if video is not None and has_image_suffix(entry.id):
             found.add(name)
+            file = entry.id.rpartition("/")[2]
+            layouts["<video>.*" if file.startswith(name) else "<video>/<frame>.*"] += 1
             entry = entry._replace(problem=entry.problem or video.problem)
             yield Record(entry, video.label, group=video.original or name, video=name, split=video.split)
         else:
             yield from unlabelled(entry, "not_in_metadata", "an image of a video that the metadata does not name")
+    say_layouts(layouts)
 
 
 def _rows(entry: Entry) -> Iterator[tuple[str, Mapping[str, str]]]:

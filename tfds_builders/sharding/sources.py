@@ -7,8 +7,10 @@ A zip is read in place: its members are read by offset and never extracted to di
 out does not depend on the order in which a file system returns things.
 """
 
+import errno
 import os
 import re
+import stat
 import struct
 import zipfile
 import zlib
@@ -19,12 +21,21 @@ from typing import NamedTuple
 
 from tfds_builders.records.header import BadImage
 
-_ZIP_LOCAL_HEADER_BYTES = 30
+ZIP_LOCAL_HEADER_BYTES = 30
 _ZIP_ENCRYPTED_FLAG = 0x1
 _DEFLATE_SLACK_BYTES = 1024  # what incompressible data and the code tables add to a beginning
 SLICE = -1  # method of an entry that is `size` bytes of the container, from `offset` on: an image in a shard
 _FILES_AHEAD = 16  # a disk that takes 2 ms a request then feeds 8,000 files/s to each worker
 _ZIP_EXTRA_SLACK_BYTES = 512  # a local header's extra field is rarely longer; read again when it is
+# What a system says of one file. All else (a disk that fails, a share that is away, too many open files) is no fault of
+# the file, and may be over in a minute.
+ERRORS_OF_A_FILE = {
+    errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG, errno.EISDIR, errno.ENXIO, errno.ENODEV,
+}  # fmt: skip
+
+
+class SourceLost(Exception):
+    """The source is not, or not any more, as it was listed: nothing can be concluded about the file being read."""
 
 
 class Entry(NamedTuple):
@@ -61,20 +72,6 @@ class Source:
         skip = {os.fsencode(path.name) for path in self._archives}
         yield from _list_folder(top, b"", {_identity(os.stat(top))}, skip)
 
-    def sidecar(self, name: str) -> bytes | None:
-        """The content of a file that lies beside the images, such as `metadata.csv`; None if there is none.
-
-        It is looked for in the folder, then in each archive.
-        """
-        path = self.root / name
-        if path.is_file():
-            return path.read_bytes()
-        for archive in self._archives:
-            with zipfile.ZipFile(archive) as opened:
-                if name in opened.namelist():
-                    return opened.read(name)
-        return None
-
 
 def absent(id: str, sentence: str) -> Entry:
     """Stands for a file that is named somewhere and is not there: it goes to the ledger as `missing_file`."""
@@ -86,19 +83,30 @@ def _identity(status: os.stat_result) -> tuple[int, int]:
 
 
 def _list_folder(top: bytes, below: bytes, open_folders: set[tuple[int, int]], skip: set[bytes]) -> Iterator[Entry]:
-    with os.scandir(os.path.join(top, below)) as listing:
-        items = sorted(listing, key=lambda item: item.name)
+    folder = os.path.join(top, below)
+    try:
+        with os.scandir(folder) as listing:
+            items = sorted(listing, key=lambda item: item.name)
+    except OSError as error:
+        if error.errno not in ERRORS_OF_A_FILE:
+            raise lost(folder, error) from error
+        yield _plain(folder, below, 0, 0, f"unreadable: the folder cannot be listed: {error.strerror}")
+        return
     for item in items:
         if item.name in skip:
             continue
         name = below + b"/" + item.name if below else item.name
         try:
             status = item.stat()
-        except OSError as error:  # a link to nowhere, or to itself
-            yield _plain(item.path, name, 0, 0, f"unreadable: {error.strerror}")
+        except OSError as error:
+            if error.errno not in {errno.ENOENT, *ERRORS_OF_A_FILE}:
+                raise lost(item.path, error) from error
+            yield _plain(item.path, name, 0, 0, f"unreadable: {error.strerror}")  # a link to nowhere, or to itself
             continue
-        if not item.is_dir():
+        if stat.S_ISREG(status.st_mode):
             yield _plain(item.path, name, status.st_size, status.st_mtime_ns)
+        elif not stat.S_ISDIR(status.st_mode):
+            yield _plain(item.path, name, 0, 0, "unreadable: a pipe, socket or device, no file")
         elif _identity(status) in open_folders:
             yield _plain(item.path, name, 0, 0, "symlink_loop: the link leads back to a folder that it lies in")
         else:
@@ -114,14 +122,25 @@ def _list_zip(archive: Path, prefix: str) -> Iterator[Entry]:
     try:
         with zipfile.ZipFile(archive) as opened:
             members = sorted(opened.infolist(), key=lambda member: member.filename)
-    except (zipfile.BadZipFile, OSError) as error:
-        yield _plain(os.fsencode(archive), os.fsencode(archive.name), 0, 0, f"damaged_zip: {error}")
+        num_bytes = archive.stat().st_size
+    except OSError as error:
+        if error.errno not in ERRORS_OF_A_FILE:
+            raise lost(str(archive), error) from error
+        yield _plain(os.fsencode(archive), os.fsencode(archive.name), 0, 0, f"unreadable: {error.strerror}")
         return
+    except (zipfile.BadZipFile, ValueError, NotImplementedError, struct.error) as error:  # names that are no UTF-8, ...
+        status = archive.stat()
+        raw_name = os.fsencode(archive.name)
+        yield _plain(os.fsencode(archive), raw_name, status.st_size, status.st_mtime_ns, f"damaged_zip: {error}")
+        return
+    # Some programs on Windows write `\\` between folders, against the format's specification.
+    has_backslashes = not any("/" in member.filename for member in members)
     for member in members:
-        if member.is_dir():
+        name = member.filename.replace("\\", "/") if has_backslashes else member.filename
+        if name.endswith("/"):
             continue
         yield Entry(
-            prefix + member.filename.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace"),
+            prefix + name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace"),
             str(archive),
             member.filename.encode("utf-8", "surrogateescape"),
             member.file_size,
@@ -129,11 +148,11 @@ def _list_zip(archive: Path, prefix: str) -> Iterator[Entry]:
             member.compress_size,
             member.compress_type,
             member.CRC,
-            _member_problem(member),
+            _member_problem(member, num_bytes),
         )
 
 
-def _member_problem(member: zipfile.ZipInfo) -> str:
+def _member_problem(member: zipfile.ZipInfo, archive_bytes: int) -> str:
     name = member.orig_filename
     if name.startswith(("/", "\\")) or re.match(r"^[A-Za-z]:", name) or ".." in re.split(r"[/\\]", name):
         return f"unsafe_path: the archive names a file outside itself: {name!r}"
@@ -141,6 +160,8 @@ def _member_problem(member: zipfile.ZipInfo) -> str:
         return "encrypted: the member of the archive is encrypted"
     if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         return f"unreadable: compression method {member.compress_type} of the archive is not supported"
+    if member.header_offset + ZIP_LOCAL_HEADER_BYTES + member.compress_size > archive_bytes:
+        return "damaged_zip: the archive ends before the member does"
     return ""
 
 
@@ -194,6 +215,7 @@ def read(entry: Entry, limit: int | None = None, fd: int = -1) -> bytes:
     Raises:
       BadImage: unreadable file, or a member whose archive is damaged (`unreadable`, `damaged_zip`, `bad_checksum`), or
         the entry's own `problem`.
+      SourceLost: the file is gone or shorter than it was when it was listed, or the system cannot read at all.
     """
     if entry.problem:
         reason, _, sentence = entry.problem.partition(": ")
@@ -203,12 +225,29 @@ def read(entry: Entry, limit: int | None = None, fd: int = -1) -> bytes:
         try:
             if entry.container and entry.method != SLICE:
                 return _read_member(opened, entry, limit)
-            return _read_all(opened, max(entry.offset, 0), entry.size if limit is None else min(limit, entry.size))
+            wanted = entry.size if limit is None else min(limit, entry.size)
+            data = _read_all(opened, max(entry.offset, 0), wanted)
         finally:
             if fd < 0:
                 os.close(opened)
     except OSError as error:
+        if error.errno not in ERRORS_OF_A_FILE:
+            raise lost(entry.container or entry.path, error) from error
         raise BadImage("unreadable", f"the file cannot be read: {error.strerror}") from error
+    if len(data) < wanted and entry.method == SLICE:  # its size was not listed but read from a manifest
+        raise BadImage("truncated", f"{entry.container} ends before the image does")
+    if len(data) < wanted:
+        raise _shorter(entry)
+    return data
+
+
+def lost(path: str | bytes, error: OSError) -> SourceLost:
+    """What to raise for an error that is none of ERRORS_OF_A_FILE."""
+    return SourceLost(f"{os.fsdecode(path)} cannot be read: {error.strerror}")
+
+
+def _shorter(entry: Entry) -> SourceLost:
+    return SourceLost(f"{os.fsdecode(entry.container or entry.path)} has become shorter since it was listed")
 
 
 def _read_all(fd: int, offset: int, size: int) -> bytes:
@@ -222,14 +261,25 @@ def _read_all(fd: int, offset: int, size: int) -> bytes:
     return data
 
 
-def _read_member(fd: int, entry: Entry, limit: int | None) -> bytes:
-    packed = entry.packed if limit is None else min(entry.packed, limit + _DEFLATE_SLACK_BYTES)
-    guess = _ZIP_LOCAL_HEADER_BYTES + len(entry.path) + _ZIP_EXTRA_SLACK_BYTES + packed
-    block = _read_all(fd, entry.offset, guess)
-    if len(block) < _ZIP_LOCAL_HEADER_BYTES or block[:4] != b"PK\x03\x04":
+def local_header_bytes(block: bytes) -> int:
+    """The length of the local header of a zip's member, which `block` begins with: its content comes next.
+
+    Raises:
+      BadImage: there is no such header (`damaged_zip`).
+    """
+    if len(block) < ZIP_LOCAL_HEADER_BYTES or block[:4] != b"PK\x03\x04":
         raise BadImage("damaged_zip", "the archive has no member where its directory says")
     name_length, extra_length = struct.unpack_from("<HH", block, 26)
-    start = _ZIP_LOCAL_HEADER_BYTES + name_length + extra_length
+    return int(ZIP_LOCAL_HEADER_BYTES + name_length + extra_length)
+
+
+def _read_member(fd: int, entry: Entry, limit: int | None) -> bytes:
+    packed = entry.packed if limit is None else min(entry.packed, limit + _DEFLATE_SLACK_BYTES)
+    guess = ZIP_LOCAL_HEADER_BYTES + len(entry.path) + _ZIP_EXTRA_SLACK_BYTES + packed
+    block = _read_all(fd, entry.offset, guess)
+    if len(block) < ZIP_LOCAL_HEADER_BYTES + packed:
+        raise _shorter(entry)
+    start = local_header_bytes(block)
     if start + packed > len(block):
         block = _read_all(fd, entry.offset, start + packed)
     stored = block[start : start + packed]

@@ -113,15 +113,25 @@ def _cut(counts: np.ndarray, fractions: Sequence[float], min_groups: int) -> np.
     return parts
 
 
-def leave_out(values: pa.Array, left_out: Collection[str], split: np.ndarray) -> np.ndarray:
+def leave_out(values: pa.Array, left_out: Collection[str], split: np.ndarray, groups: pa.Array) -> np.ndarray:
     """A scheme that tests on some values of a column (categories, generators) and trains on the others.
 
-    Rows with a value of `left_out` are the test split; of the other rows, those in train and validation stay there and
-    the test rows are left out (""), so that nothing trained on is near anything tested.
+    Args:
+      values: string [n]; "" where it is not known.
+      left_out: the values of the test split.
+      split: object [n].
+      groups: string [n]; "" is no group.
+
+    Returns:
+      Split names, object [n]. Of the rows with other values, those in train and validation stay there, and the test
+      rows are left out (""), so that nothing trained on is near anything tested. So are rows of unknown value, and of
+      a group that is tested.
     """
-    is_left_out = np.isin(np.asarray(values.to_pylist(), dtype=object), list(left_out))
-    kept = np.where(split == "test", "", split)
-    return np.where(is_left_out, "test", kept).astype(object)
+    is_tested = np.asarray(pc.is_in(values, value_set=pa.array(list(left_out), pa.string())))
+    is_known = np.asarray(pc.not_equal(values, ""))
+    has_tested_group = pc.is_in(groups, value_set=pc.unique(groups.filter(pa.array(is_tested))))
+    is_near = (split == "test") | ~is_known | np.asarray(pc.and_(has_tested_group, pc.not_equal(groups, "")))
+    return np.where(is_tested, "test", np.where(is_near, "", split)).astype(object)
 
 
 def balanced(

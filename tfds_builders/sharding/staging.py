@@ -13,7 +13,11 @@ import shutil
 import uuid
 from pathlib import Path
 
+import google_crc32c
+
 from tfds_builders.records.errors import Refused
+
+_BUFFER_BYTES = 8 << 20  # read at once to check a file
 
 
 class Staging:
@@ -34,16 +38,22 @@ class Staging:
           start_anew: drop what is there already.
 
         Raises:
-          Refused: another process builds this version right now.
+          Refused: another process builds this version right now, or the file system has no locks.
         """
         version_dir.parent.mkdir(parents=True, exist_ok=True)
         lock = os.open(version_dir.parent / f".{version_dir.name}.lock", os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             os.close(lock)
             raise Refused(
                 f"Only one process at a time may build {version_dir}, and another one is doing so. Wait for it to end."
+            ) from None
+        except OSError as error:
+            os.close(lock)
+            raise Refused(
+                f"A build needs a file system with locks (flock), and that of {version_dir.parent} gives none: "
+                f"{error.strerror}. Choose another --data_dir, or mount this one with locks."
             ) from None
         staging = cls(version_dir, key, lock)
         for path in version_dir.parent.glob(f".{version_dir.name}.*.staging"):
@@ -80,3 +90,13 @@ def write_atomically(path: Path, data: bytes) -> None:
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     temporary.write_bytes(data)
     os.rename(temporary, path)
+
+
+def size_and_crc(path: Path) -> list[int]:
+    """What tells whether a file is still as it was written: its size in bytes, and crc32c."""
+    size, crc = 0, 0
+    with open(path, "rb") as file:
+        while chunk := file.read(_BUFFER_BYTES):
+            size += len(chunk)
+            crc = google_crc32c.extend(crc, chunk)
+    return [size, crc]

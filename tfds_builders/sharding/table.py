@@ -6,7 +6,7 @@ yield from table.records(source, group_of)
 
 import io
 import posixpath
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -27,50 +27,52 @@ class ImageTable:
 
     def __init__(self) -> None:
         self._rows: list[dict[str, str]] = []
-        self._keys: dict[str, int] = {}  # path -> row
-        self._problems: dict[int, str] = {}  # row -> "reason: sentence"
+        self._folders: list[str] = []  # that each row's list lies in
         self.has_splits = False
 
     def add(self, folder: str, row: Mapping[str, str]) -> None:
-        """Adds a row of a list that lies in `folder`: its paths begin there, or at the top of the source."""
-        path = row["path"]
-        number = len(self._rows)
+        """Adds a row of a list that lies in `folder`: its path begins there, or else at the top of the source."""
         self._rows.append(dict(row))
+        self._folders.append(folder)
         self.has_splits = self.has_splits or bool(row.get("split", "").strip())
-        # A backslash is a Windows separator, or a part of an escaped name: either may be meant.
-        for spelling in (path, path.replace("\\", "/")):
-            for key in (posixpath.normpath(posixpath.join(folder, spelling)), posixpath.normpath(spelling)):
-                before = self._keys.setdefault(key, number)
-                if before != number:
-                    self._repeated(before, row)
-
-    def _repeated(self, number: int, row: Mapping[str, str]) -> None:
-        for column in ("label", "split"):
-            if self._rows[number].get(column, "") != row.get(column, ""):
-                self._problems[number] = f"contradicting_{column}s: two rows of the list give different {column}s"
 
     def records(self, source: Source, group_of: Callable[[str], str]) -> Iterator[Record | Excluded]:
         """Describes the images: what the row says comes first, then what the folders and `group_of` say."""
         layout = FolderLayout(entry.id for entry in source.entries())
-        named = set()
+        row_of, problems = self._find({entry.id for entry in source.entries()})
         for entry in source.entries():
-            number = self._keys.get(entry.id)
+            number = row_of.pop(entry.id, None)
             if number is None:
                 yield from unlabelled(entry, "not_in_list", "an image that the list does not name")
-                continue
-            named.add(number)
-            yield self._record(entry, number, layout, group_of)
-        for number in sorted(set(self._keys.values()) - named):
-            entry = absent(self._rows[number]["path"], "the list names the file, but it is not there")
-            yield Record(entry, -1)
+            else:
+                yield self._record(entry, number, problems.get(number, ""), layout, group_of)
+        for id in sorted(row_of):
+            yield Record(absent(id, "the list names the file, but it is not there"), -1)
+
+    def _find(self, ids: Collection[str]) -> tuple[dict[str, int], dict[int, str]]:
+        """The first row that names each file, and what is wrong with such rows ("reason: sentence").
+
+        A file that is not there is found as the one that its row most likely means.
+        """
+        row_of: dict[str, int] = {}
+        problems: dict[int, str] = {}
+        for number, (row, folder) in enumerate(zip(self._rows, self._folders, strict=True)):
+            # A backslash is a Windows separator, or a part of an escaped name: either may be meant.
+            spellings = (row["path"], row["path"].replace("\\", "/"))
+            meant = [posixpath.normpath(posixpath.join(above, path)) for above in (folder, "") for path in spellings]
+            before = row_of.setdefault(next((id for id in meant if id in ids), meant[0]), number)
+            for column in ("label", "split"):
+                if self._rows[before].get(column, "") != row.get(column, ""):
+                    problems[before] = f"contradicting_{column}s: two rows of the list give different {column}s"
+        return row_of, problems
 
     def _record(
-        self, entry: Entry, number: int, layout: FolderLayout, group_of: Callable[[str], str]
+        self, entry: Entry, number: int, problem: str, layout: FolderLayout, group_of: Callable[[str], str]
     ) -> Record | Excluded:
         row = self._rows[number]
         place = layout.place(entry.id)
         label, split = label_of(row["label"]), split_of(row.get("split", ""))
-        problem = entry.problem or self._problems.get(number, "")
+        problem = entry.problem or problem
         if label is None:
             problem = problem or f"unknown_label: the list's label is {row['label']!r}, neither real nor fake"
         elif place is not None and layout.has_classes and place.label != label:

@@ -36,7 +36,7 @@ def frames_of(entry: Entry, wanted: int, folder: Path) -> list[Entry]:
     key = hashlib.md5(f"{entry.container}:{entry.stamp}:{entry.id}".encode()).hexdigest()
     paths = {number: folder / f"{key}-{number}.png" for number in numbers}
     problem = ""
-    if not all(path.exists() for path in paths.values()):
+    if not all(path.exists() and path.stat().st_size for path in paths.values()):  # empty: after a power cut
         try:
             for number, png in decode_frames(data, set(numbers)):
                 write_atomically(paths[number], png)

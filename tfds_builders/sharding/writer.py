@@ -26,12 +26,12 @@ from tfds_builders.records.schema import LEDGER_SCHEMA, MANIFEST_SCHEMA, SCHEME_
 from tfds_builders.sharding.harmonise import harmonise
 from tfds_builders.sharding.manifest import entries_of, ledger_row
 from tfds_builders.sharding.plan import Shard, read_plan
+from tfds_builders.sharding.provenance import hash_content
 from tfds_builders.sharding.shard_file import ShardFile
-from tfds_builders.sharding.sources import Entry, read, read_ahead
-from tfds_builders.sharding.staging import write_atomically
+from tfds_builders.sharding.sources import read, read_ahead
+from tfds_builders.sharding.staging import size_and_crc, write_atomically
 from tfds_builders.sharding.validate import validate
 
-_BUFFER_BYTES = 8 << 20  # read at once to check a finished shard
 # glibc gives freed memory back to the kernel at once, and each page of the next image is a fault again: a sixth of the
 # writer's time. It keeps twice the largest block, of up to 32 MB, that was ever freed.
 _FREED_BYTES = 16 << 20
@@ -59,6 +59,7 @@ def write_shard(staging: str, shard: Shard, validation: str) -> Done:
 
     Raises:
       OSError: the disk is full, or the folder is gone. Files that are bad do not raise: they go to the ledger.
+      SourceLost: the source cannot be read; nothing is marked as done.
     """
     bytes(_FREED_BYTES)  # made and freed: see there
     folder = Path(staging)
@@ -77,9 +78,9 @@ def write_shard(staging: str, shard: Shard, validation: str) -> Done:
             data = None
             try:
                 data = read(entry, fd=fd)
-                image, facts, flags = _checked(entry, data, validation, sides[row])
+                image, facts, flags = _checked(data, validation, sides[row])
             except BadImage as error:
-                digest = None if data is None else hashlib.sha256(data).digest()
+                digest = hash_content(entry) if data is None else hashlib.sha256(data).digest()
                 ledger.append(ledger_row(error, shard.split, entry, labels[row], digest))
                 counts[2] += 1
                 continue
@@ -105,7 +106,7 @@ def write_shard(staging: str, shard: Shard, validation: str) -> Done:
         (".ledger", pa.Table.from_pylist(ledger, LEDGER_SCHEMA)),
     ):
         _write_table(folder, shard.name + suffix, table)
-        checksums[shard.name + suffix] = _size_and_crc(folder / (shard.name + suffix))
+        checksums[shard.name + suffix] = size_and_crc(folder / (shard.name + suffix))
     done = Done(len(stored), num_bytes, checksums)
     write_atomically(folder / (shard.name + ".done"), json.dumps(done._asdict()).encode())
     return done
@@ -124,14 +125,12 @@ class Stored(NamedTuple):
     image_offset: int
 
 
-def _checked(entry: Entry, data: bytes, validation: str, side: int) -> tuple[bytes, ImageFacts, tuple[str, ...]]:
+def _checked(data: bytes, validation: str, side: int) -> tuple[bytes, ImageFacts, tuple[str, ...]]:
     """The bytes to store, what is known of them, and what is odd about the file.
 
     Raises:
-      BadImage: the bytes do not pass the validation, or have changed since the scan.
+      BadImage: the bytes do not pass the validation.
     """
-    if len(data) != entry.size:
-        raise BadImage("truncated", f"the file has {len(data)} bytes, {entry.size} when it was listed")
     facts = validate(data, validation)
     if side:
         image = harmonise(data, side)
@@ -184,7 +183,7 @@ def finished(staging: Path, shard: Shard) -> Done | None:
     try:
         done = Done(**json.loads((staging / (shard.name + ".done")).read_bytes()))
         for name, expected in done.checksums.items():
-            if (staging / name).stat().st_size != expected[0] or _size_and_crc(staging / name) != expected:
+            if (staging / name).stat().st_size != expected[0] or size_and_crc(staging / name) != expected:
                 return None
     except (OSError, ValueError, TypeError):
         return None
@@ -212,12 +211,3 @@ def _write_table(folder: Path, name: str, table: pa.Table) -> None:
     temporary = folder / f".{name}.{uuid.uuid4().hex}.tmp"
     feather.write_feather(table, temporary, compression="uncompressed")  # a tenth of Parquet's time, there and back
     os.rename(temporary, folder / name)
-
-
-def _size_and_crc(path: Path) -> list[int]:
-    size, crc = 0, 0
-    with open(path, "rb") as file:
-        while chunk := file.read(_BUFFER_BYTES):
-            size += len(chunk)
-            crc = google_crc32c.extend(crc, chunk)
-    return [size, crc]
