@@ -89,7 +89,9 @@ class OptimiserConfig:
     accumulate: int = 1  # Parts that a replica's share of the batch is cut into, to need less memory.
     ema_decay: float = 0.0  # Evaluate and keep a moving average of the weights with this decay a step; 0: none.
     class_weights: str = "none"  # Or `balanced`: both classes count alike in the loss, however many images they have.
-    precision: str = "float32"  # Or `mixed_bfloat16`, `mixed_float16`: what layers compute in. Weights stay float32.
+    # What layers compute in: `float32` (on GPUs too, without TF32), `mixed_bfloat16` or `mixed_float16`. Weights stay
+    # float32.
+    precision: str = "float32"
     # Compile what a replica computes (XLA). Starting takes longer, rounding differs, dropout draws other masks, and
     # several replicas cannot train batch normalisation.
     xla: bool = flag(False)

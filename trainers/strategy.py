@@ -103,6 +103,8 @@ def prepare_process(resources: Resources, deterministic: bool = False) -> None:
     import tensorflow as tf
 
     tf.get_logger().setLevel("WARNING")
+    # On newer GPUs products are rounded to 10 bits unless told otherwise. Who wants speed takes --precision.
+    tf.config.experimental.enable_tensor_float_32_execution(False)
     if deterministic:
         tf.config.experimental.enable_op_determinism()
     tf.config.threading.set_intra_op_parallelism_threads(resources.cpus)
