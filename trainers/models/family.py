@@ -72,6 +72,20 @@ def check_weights_file(weights: str) -> None:
         )
 
 
+def is_keras_2_file(weights: str) -> bool:
+    """Whether --weights names an .h5 file as Keras 2 wrote them, and not one of Keras 3."""
+    path = weights_file(weights)
+    if path is None or path.suffix != ".h5":
+        return False
+    import h5py
+
+    try:
+        with h5py.File(path, "r") as file:
+            return "layer_names" in file.get("model_weights", file).attrs
+    except OSError:  # no such file at all: whoever loads it will say so
+        return False
+
+
 def check_from_scratch(config: ModelConfig) -> None:
     """For families that nobody trained on ImageNet: weights come from a file or are random.
 
