@@ -60,14 +60,16 @@ def test_other_heads_leave_the_backbone_frozen(variant, parameters):
     np.testing.assert_allclose(scaled, pixels / 255, rtol=1e-6)
 
 
-@pytest.mark.parametrize(("variant", "rate"), [("deep_head", 1e-4), ("gap_head", 1e-3)])
-def test_without_weights_every_layer_is_trained(variant, rate, small_model):
+@pytest.mark.parametrize(
+    ("variant", "rates"), [("deep_head", [(10, 1e-4)]), ("gap_head", [(3, 1e-3), (7, 1e-5)])]
+)
+def test_without_weights_every_layer_is_trained(variant, rates, small_model):
     defaults = VARIANTS[variant]
     config = Config(model=ModelConfig(variant=variant, weights="none"), optimiser=defaults.optimiser)
-    (phase,) = phases(config)
-    assert "every layer" in phase.set_trainable(small_model, config.model)
-    assert all(layer.trainable for layer in small_model.get_layer("resnet50").layers)
-    assert (phase.epochs, phase.learning_rate) == (10, rate)
+    for phase in phases(config):
+        assert "every layer" in phase.set_trainable(small_model, config.model)
+        assert all(layer.trainable for layer in small_model.get_layer("resnet50").layers)
+    assert [(phase.epochs, phase.learning_rate) for phase in phases(config)] == rates
 
 
 def test_preprocessing_is_the_backbones_own_once(small_model, images):

@@ -72,8 +72,8 @@ class OptimiserConfig:
     epochs: int = 10  # Passes over the training records, at most. 0: the weights are evaluated as they are.
     global_batch_size: int = 32  # Images a step, over all replicas.
     learning_rate: float = 1e-4  # Of the optimiser.
-    # Before the other epochs, so many in which the backbone is frozen and only the head is trained. With --weights
-    # none everything is trained in all epochs; if there are head epochs, at their rate.
+    # Before the other epochs, so many at --head-learning-rate in which the backbone is frozen and only the head is
+    # trained; with --weights none everything is.
     head_epochs: int = 0
     head_learning_rate: float = 1e-3  # In the head epochs.
     early_stopping_patience: int = 5  # Stop after so many epochs without a smaller validation loss; 0: never.
