@@ -26,7 +26,8 @@ class ModelConfig:
 
     variant: str = "deep_head"  # Which network, head and recipe: see the list above.
     # Where the weights come from: `imagenet` (the backbone's, downloaded once), `none` (random, every layer is
-    # trained), or a file: .keras or .weights.h5 of a model trained here, or keras.applications' ..._notop.h5.
+    # trained), models:/NAME@ALIAS (a registered model is trained further), or a file: .keras or .weights.h5 of a model
+    # trained here, or keras.applications' ..._notop.h5.
     # trainers/vit.py also takes a checkpoint in Hugging Face's format: a directory, or hf://OWNER/NAME.
     weights: str = "imagenet"
     image_size: int = 224  # Side of the square that images are resized to, pixels.

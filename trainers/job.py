@@ -19,7 +19,7 @@ import numpy as np
 
 from tfds_builders.records.errors import Refused
 from tfds_builders.records.schema import LABELS
-from trainers import ensemble, tracking
+from trainers import ensemble, starting_weights, tracking
 from trainers.config import Config, flatten, to_dict
 from trainers.dataset import Dataset, Records
 from trainers.decision import Decision, decide_for
@@ -81,6 +81,7 @@ def run(config: Config, *, parent: str = "", here: bool = False) -> JobResult:
     folder = JobFolder(name)
     uri = tracking.tracking_uri()
     tracking.ensure_reachable(uri)
+    config = starting_weights.pinned(config, uri)
     engine = ThisProcess() if here else RayWorkers()
     if not (folder.path / HISTORY).exists():
         family.check(config.model)
@@ -89,7 +90,7 @@ def run(config: Config, *, parent: str = "", here: bool = False) -> JobResult:
         if finished:
             print(f"job {name} had finished already: {folder.path}", flush=True)
             return dataclasses.replace(JobResult(**finished), is_reused=True)
-        lineage = {tracking.PARENT_TAG: parent} if parent else {}
+        lineage = starting_weights.tags_of(config) | ({tracking.PARENT_TAG: parent} if parent else {})
         return _run(config, family, dataset, records, folder, uri, engine, lineage)
 
 
@@ -124,13 +125,15 @@ def _run(
                 tracking.log_dataset(
                     run_id, f"{title}/{split}", dataset.fingerprint, split, sources=sources, profile=profile
                 )
-            task = Task(to_dict(config), sources, dataset.fingerprint, resources, run_id, uri, str(pixels_dir()))
+            told = to_dict(starting_weights.fetched(config, folder.path))
+            task = Task(told, sources, dataset.fingerprint, resources, run_id, uri, str(pixels_dir()))
             ensemble.train(task, folder, engine.train)
             seconds["train"] = time.monotonic() - started
     with ending_badly(logger, again):
         result = _close(config, family, dataset, records, folder, run_id, logger, seconds)
     folder.finish(dataclasses.asdict(result))
     shutil.rmtree(ray_dir() / folder.name, ignore_errors=True)  # checkpoints of a finished job
+    (folder.path / starting_weights.FILE).unlink(missing_ok=True)
     return JobResult(**folder.result())  # as a later call will read it
 
 

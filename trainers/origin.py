@@ -20,6 +20,7 @@ from trainers import tracking
 from trainers.config import Config, from_dict
 from trainers.dataset import Dataset, Records, load
 from trainers.mixture import load_all
+from trainers.starting_weights import RUN_TAG
 from trainers.storage import Location, filesystem
 from trainers.worker import selected
 
@@ -32,7 +33,10 @@ class Origin:
       dataset: what it was trained on; several datasets are one mixture.
       records: those that took part as train, validation and test.
       config: of the job; None for a model that no job made.
-      train, validation: the identities (columns id, group, sha256) of these records.
+      train, validation: the identities (columns id, group, sha256) of these records; of a model that was trained
+        further, with those of the one that it began with.
+      trained_on: names and versions of the datasets, for people.
+      unknown: weights that it, or the one it began with, began with, of whose data nothing is known; "": none.
     """
 
     dataset: Dataset
@@ -40,15 +44,17 @@ class Origin:
     config: Config | None
     train: pa.Table
     validation: pa.Table
+    trained_on: str
+    unknown: str
 
 
 def origin_of(run_id: str) -> Origin | None:
     """The origin of the model that this run made; None if the run does not name it, or its data are not there any more
     as they were."""
-    inputs = tracking.client_of().get_run(run_id).inputs.dataset_inputs
-    if not inputs:
+    run = tracking.client_of().get_run(run_id)
+    if not run.inputs.dataset_inputs:
         return None
-    entry = inputs[0].dataset  # each names the whole dataset, for another split
+    entry = run.inputs.dataset_inputs[0].dataset  # each names the whole dataset, for another split
     try:
         dataset = load_all(tracking.dataset_sources(entry))
     except Refused:
@@ -57,9 +63,53 @@ def origin_of(run_id: str) -> Origin | None:
         return None
     told = tracking.read_artifact(run_id, "config.json")
     config = from_dict(json.loads(told)["config"]) if told else None
-    records = selected(dataset, config or Config())
-    train, validation = (identities(dataset, records[split].ids()) for split in ("train", "validation"))
-    return Origin(dataset, records, config, train, validation)
+    return origin_from(dataset, selected(dataset, config or Config()), config, run.data.tags.get(RUN_TAG))
+
+
+def origin_from(
+    dataset: Dataset, records: dict[str, Records], config: Config | None, first_run_id: str | None
+) -> Origin:
+    """The origin of a model of which all is at hand.
+
+    Args:
+      first_run_id: the run of the registered model that it began with, if it did.
+    """
+    parts = {split: [identities(dataset, records[split].ids())] for split in ("train", "validation")}
+    weights = config.model.weights if config else "none"
+    unknown = "" if weights in ("none", "imagenet") else weights
+    before = unknown and f"unknown data ({unknown})"
+    first = origin_of(first_run_id) if first_run_id else None
+    if first is not None:
+        parts["train"].append(first.train)
+        parts["validation"].append(first.validation)
+        before, unknown = first.trained_on, first.unknown
+    train, validation = (pa.concat_tables(tables) for tables in parts.values())
+    trained_on = f"{dataset.title} after {before}" if before else dataset.title
+    return Origin(dataset, records, config, train, validation, trained_on, unknown)
+
+
+def notes_of(origin: Origin | None, tested: Sequence[pa.Table]) -> list[str]:
+    """What a reader of figures must know first: which of the tested images made the model.
+
+    Args:
+      tested: the `identities` of the tested records, of each dataset.
+    """
+    if origin is None:
+        return ["What this model was trained on is not known here: it may have been on images below."]
+    notes = []
+    if origin.unknown:
+        notes.append(
+            f"What the weights that this model began with ({origin.unknown}) were trained on is not known here: it may "
+            "have been on images below."
+        )
+    for used, sentence in (
+        (origin.train, "Trained on this set: {} of {} images below trained this model."),
+        (origin.validation, "Selected on this set: {} of {} images below chose this model's checkpoint."),
+    ):
+        number = sum(len(overlap(table, used, by_group=False)) for table in tested)
+        if number:
+            notes.append(sentence.format(f"{number:,}", f"{sum(len(table) for table in tested):,}"))
+    return notes
 
 
 def identities(dataset: Dataset, ids: Sequence[str]) -> pa.Table:

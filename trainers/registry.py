@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import os
 import re
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -216,6 +217,27 @@ def load_detector(model_uri: str) -> Detector:
             return Detector(mlflow.pyfunc.load_model(f"models:/{name}/{version}"), name, version)
         except (mlflow.exceptions.MlflowException, OSError) as error:
             raise Refused(f"the model {model_uri} cannot be loaded: {str(error).splitlines()[0]}") from None
+
+
+def fetch_network(model_uri: str, to: Path) -> Path:
+    """Copies the .keras file of a registered model to the path `to`, unless it is there, and returns that.
+
+    Args:
+      model_uri: `models:/NAME/VERSION`.
+
+    Raises:
+      Refused: its files are gone, or hold no such file.
+    """
+    if to.exists():
+        return to
+    with _store_for_all(tracking_uri()) as mlflow, tempfile.TemporaryDirectory(dir=to.parent) as temporary:
+        try:
+            found = mlflow.artifacts.download_artifacts(artifact_uri=f"{model_uri}/artifacts", dst_path=temporary)
+            (file,) = Path(found).glob("*.keras")
+        except (mlflow.exceptions.MlflowException, OSError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise Refused(f"the model {model_uri} has no .keras file that can be had: {reason}") from None
+        return file.rename(to)
 
 
 def resolve(uri: str, model_uri: str) -> tuple[str, int]:
