@@ -18,7 +18,8 @@ from tfds_builders.records.errors import Refused
 from tfds_builders.records.schema import MANIFEST
 from trainers import tracking
 from trainers.config import Config, from_dict
-from trainers.dataset import Dataset, Records, load
+from trainers.dataset import DATASET_INFO, Dataset, Records
+from trainers.indexing import index_shards
 from trainers.mixture import load_all
 from trainers.starting_weights import RUN_TAG
 from trainers.storage import Location, filesystem
@@ -102,18 +103,26 @@ def notes_of(origin: Origin | None, tested: Sequence[pa.Table]) -> list[str]:
             f"What the weights that this model began with ({origin.unknown}) were trained on is not known here: it may "
             "have been on images below."
         )
-    for used, sentence in (
-        (origin.train, "Trained on this set: {} of {} images below trained this model."),
-        (origin.validation, "Selected on this set: {} of {} images below chose this model's checkpoint."),
-    ):
-        number = sum(len(overlap(table, used, by_group=False)) for table in tested)
-        if number:
-            notes.append(sentence.format(f"{number:,}", f"{sum(len(table) for table in tested):,}"))
+    number = sum(len(table) for table in tested)
+
+    def count(used: pa.Table, by_group: bool) -> int:
+        return sum(len(overlap(table, used, by_group)) for table in tested)
+
+    trained, chosen = count(origin.train, by_group=False), count(origin.validation, by_group=False)
+    if trained:
+        notes.append(f"Trained on this set: {trained:,} of {number:,} images below trained this model.")
+    if chosen:
+        notes.append(f"Selected on this set: {chosen:,} of {number:,} images below chose this model's checkpoint.")
+    if related := count(origin.train, by_group=True) - trained:
+        notes.append(
+            f"Related to the training part: {related:,} further images below are, by the names of their groups "
+            "(photographs, persons, videos), of those that trained this model."
+        )
     return notes
 
 
 def identities(dataset: Dataset, ids: Sequence[str]) -> pa.Table:
-    """The columns id, group and sha256 of the records with these ids; sha256 is null where there is no manifest."""
+    """The columns id, group and sha256 of the records with these ids."""
     tables = []
     for source in dataset.sources:
         table = _manifest(source)
@@ -130,8 +139,8 @@ def _manifest(source: Location) -> pa.Table:
     if files.isfile(f"{root}/{MANIFEST}"):
         with files.open(f"{root}/{MANIFEST}") as file:
             return pq.read_table(file, columns=["id", "group", "sha256"])
-    table = load(source).table.select(["id", "group"])
-    return table.append_column("sha256", pa.nulls(len(table), pa.binary(32)))
+    info = json.loads(files.cat_file(f"{root}/{DATASET_INFO}"))
+    return index_shards(source, info)[0].select(["id", "group", "sha256"])
 
 
 def overlap(test: pa.Table, used: pa.Table, by_group: bool = True) -> pa.Table:
