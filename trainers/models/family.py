@@ -33,7 +33,6 @@ class Ensemble:
     size: int  # members
     max_log_loss: float | None = None  # on validation, nats: a member above it is trained again; None: never
     max_retries: int = 0  # so many times at most
-    stretch: bool = False  # double the average's distance from 0.5
 
 
 @dataclass(frozen=True)

@@ -135,7 +135,7 @@ def build(config: ModelConfig, dropout=None, with_weights: bool = True):
     if config.variant in ENSEMBLES:
         plan = ENSEMBLES[config.variant]
         members = [build_mesonet(config.image_size, make, activation) for _ in range(plan.size)]
-        model = average_models(members, f"{FAMILY_NAME}_{config.variant}", plan.stretch)
+        model = average_models(members, f"{FAMILY_NAME}_{config.variant}")
     else:
         model = build_mesonet(config.image_size, make, activation)
     if with_weights:
