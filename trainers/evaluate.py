@@ -21,7 +21,7 @@ from tfds_builders.records.errors import Refused
 from trainers import tracking
 from trainers.card import Card, calibration_of, card_of
 from trainers.card_files import CARD, PAGE, write_card
-from trainers.card_pictures import Part, augmented, most_wrong_images
+from trainers.card_pictures import AUGMENTED, WORST, Part, augmented, most_wrong_images
 from trainers.dataset import find, load
 from trainers.origin import identities, notes_of, origin_of
 from trainers.predict import DEFAULT_MODEL, silent_stderr
@@ -114,9 +114,9 @@ def evaluate(
         "evaluated on": f"{where}, {split} (fingerprint {fingerprints})",
     }
     history = json.loads(tracking.read_artifact(version.run_id, HISTORY) or "[]")
-    pictures = {"Judged worst": most_wrong_images(predictions, parts)}
-    if origin:
-        pictures["Training images as the network saw them"] = augmented(origin)
+    pictures = {WORST: most_wrong_images(predictions, parts)}
+    if origin and origin.config:
+        pictures[AUGMENTED] = augmented(origin.config, origin.records["train"])
     write_card(directory, predictions, card, title, history, pictures)
     pq.write_table(predictions, directory / PREDICTIONS)
     if is_logged:

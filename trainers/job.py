@@ -155,8 +155,9 @@ def _close(
     from trainers import metrics
     from trainers.card import calibration_of, card_of
     from trainers.card_files import CARD, FIGURES, PAGE, write_card
-    from trainers.card_pictures import Part, most_wrong_images
+    from trainers.card_pictures import AUGMENTED, WORST, Part, augmented, most_wrong_images
     from trainers.history import best_epoch, losses, metrics_of
+    from trainers.origin import notes_of, origin_from
 
     started = time.monotonic()
     history = json.loads((folder.path / HISTORY).read_text())
@@ -165,7 +166,10 @@ def _close(
     predictions = decision.applied(scored)  # as the registered model will report them
     pq.write_table(predictions, folder.path / PREDICTIONS)
     test = metrics.of_split(predictions, "test")
-    card = card_of(test, decision.threshold, unsure=decision.unsure)
+    first = starting_weights.tags_of(config).get(starting_weights.RUN_TAG)
+    origin = origin_from(dataset, records, config, first)
+    notes = notes_of(origin, [origin.test])
+    card = card_of(test, decision.threshold, unsure=decision.unsure, notes=notes)
     summary = card["summary"]
     best = best_epoch(losses(history)) if history else 0
     lacked = logger.ensure_complete({entry["epoch"]: metrics_of(entry) for entry in history})
@@ -174,8 +178,11 @@ def _close(
     logger.ensure_complete({best: metrics.flatten(summary, "test/")})
     card["calibration"] = calibration_of(decision.temperature, decision.base_rate)
     card["facts"] = {"job": folder.name, "MLflow run": run_id, "trained and tested on": dataset.title}
-    worst = most_wrong_images(test, [Part(dataset, records["test"])])
-    write_card(folder.path, test, card, f"{folder.name} on {dataset.title}, test", history, {"Judged worst": worst})
+    pictures = {
+        WORST: most_wrong_images(test, [Part(dataset, records["test"])]),
+        AUGMENTED: augmented(config, records["train"]),
+    }
+    write_card(folder.path, test, card, f"{folder.name} on {dataset.title}, test", history, pictures)
     logger.figures(folder.path / FIGURES)
     for file in (PREDICTIONS, HISTORY, CONFIG, CARD, PAGE):
         logger.artifact(folder.path / file)

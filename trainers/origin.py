@@ -36,6 +36,7 @@ class Origin:
       config: of the job; None for a model that no job made.
       train, validation: the identities (columns id, group, sha256) of these records; of a model that was trained
         further, with those of the one that it began with.
+      test: the identities of the test records.
       trained_on: names and versions of the datasets, for people.
       unknown: weights that it, or the one it began with, began with, of whose data nothing is known; "": none.
     """
@@ -45,6 +46,7 @@ class Origin:
     config: Config | None
     train: pa.Table
     validation: pa.Table
+    test: pa.Table
     trained_on: str
     unknown: str
 
@@ -75,7 +77,8 @@ def origin_from(
     Args:
       first_run_id: the run of the registered model that it began with, if it did.
     """
-    parts = {split: [identities(dataset, records[split].ids())] for split in ("train", "validation")}
+    known = _identities(dataset)
+    parts = {split: [_of_ids(known, part.ids())] for split, part in records.items()}
     weights = config.model.weights if config else "none"
     unknown = "" if weights in ("none", "imagenet") else weights
     before = unknown and f"unknown data ({unknown})"
@@ -84,9 +87,9 @@ def origin_from(
         parts["train"].append(first.train)
         parts["validation"].append(first.validation)
         before, unknown = first.trained_on, first.unknown
-    train, validation = (pa.concat_tables(tables) for tables in parts.values())
     trained_on = f"{dataset.title} after {before}" if before else dataset.title
-    return Origin(dataset, records, config, train, validation, trained_on, unknown)
+    tables = {split: pa.concat_tables(tables) for split, tables in parts.items()}
+    return Origin(dataset, records, config, **tables, trained_on=trained_on, unknown=unknown)
 
 
 def notes_of(origin: Origin | None, tested: Sequence[pa.Table]) -> list[str]:
@@ -123,6 +126,14 @@ def notes_of(origin: Origin | None, tested: Sequence[pa.Table]) -> list[str]:
 
 def identities(dataset: Dataset, ids: Sequence[str]) -> pa.Table:
     """The columns id, group and sha256 of the records with these ids."""
+    return _of_ids(_identities(dataset), ids)
+
+
+def _of_ids(table: pa.Table, ids: Sequence[str]) -> pa.Table:
+    return table.filter(pc.is_in(table["id"], value_set=pa.array(ids, pa.string())))
+
+
+def _identities(dataset: Dataset) -> pa.Table:
     tables = []
     for source in dataset.sources:
         table = _manifest(source)
@@ -130,8 +141,7 @@ def identities(dataset: Dataset, ids: Sequence[str]) -> pa.Table:
             name = str(source).rstrip("/").split("/")[-2]
             table = table.set_column(0, "id", pc.binary_join_element_wise(name, table["id"], "/"))
         tables.append(table)
-    table = pa.concat_tables(tables)
-    return table.filter(pc.is_in(table["id"], value_set=pa.array(ids, pa.string())))
+    return pa.concat_tables(tables)
 
 
 def _manifest(source: Location) -> pa.Table:
