@@ -16,7 +16,7 @@ from trainers.config import Config, JobConfig, ModelConfig, OptimiserConfig, to_
 from trainers.dataset import load
 from trainers.ensemble import attempt_to_keep, mean_history, member_seed
 from trainers.jobs import JobFolder
-from trainers.models.average import average_models, stretched
+from trainers.models.average import average_models
 from trainers.models.families import FAMILIES
 from trainers.models.family import Ensemble
 from trainers.reports import DirectoryReports
@@ -59,19 +59,14 @@ def test_mean_history_stops_with_the_first_member():
     assert isinstance(entry["epoch"], int)
 
 
-@pytest.mark.parametrize("stretch", [False, True])
-def test_average_is_one_model_that_loads(stretch, tmp_path):
+def test_average_is_one_model_that_loads(tmp_path):
     members = [tiny_family.build(ModelConfig(image_size=32)) for _ in range(3)]
     images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
     expected = np.mean([member(images) for member in members], axis=0)
-    average_models(members, "three", stretch).save(tmp_path / "three.keras")
+    average_models(members, "three").save(tmp_path / "three.keras")
     loaded = keras.models.load_model(tmp_path / "three.keras")
-    np.testing.assert_allclose(loaded(images), stretched(expected) if stretch else expected, atol=1e-6)
+    np.testing.assert_allclose(loaded(images), expected, atol=1e-6)
     assert loaded.input.dtype == "uint8"
-
-
-def test_stretched_probabilities_stay_probabilities():
-    np.testing.assert_allclose(stretched(np.array([0.0, 0.4, 0.5, 0.7, 0.9])), [0, 0.3, 0.5, 0.9, 1])
 
 
 def test_members_of_different_sizes_are_refused():

@@ -6,6 +6,7 @@ import types
 from html.parser import HTMLParser
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import small_model
@@ -14,6 +15,7 @@ from small_model import IMAGE_SIZE, NAME
 
 from tfds_builders.records.errors import Refused
 from tfds_builders.records.pixels import load_pixels
+from tfds_builders.records.schema import MANIFEST
 from trainers import evaluate, tracking
 from trainers.dataset import load
 from trainers.decision import Decision
@@ -115,6 +117,19 @@ def test_images_that_made_the_model_are_no_test(built, tmp_path, split, word):
     found = evaluate.evaluate(CHAMPION, ["toy"], built.data_dir, split, tmp_path)
     assert any(word in note for note in found["notes"])
     assert word in (tmp_path / "card.html").read_text("utf-8")
+
+
+def test_other_images_of_a_photograph_it_was_trained_on_are_told_of(built, tmp_path):
+    directory = write_dataset(tmp_path, {"test": 8}, name="related", seed=7)
+    table = pq.read_table(directory / MANIFEST)
+    groups = pa.array(["train-0", "train-0", *table["group"].to_pylist()[2:]], pa.string())
+    pq.write_table(table.set_column(table.column_names.index("group"), "group", groups), directory / MANIFEST)
+    found = evaluate.evaluate(CHAMPION, ["related"], str(tmp_path), "test", tmp_path / "out")
+    (note,) = found["notes"]
+    assert "Related to the training part: 2 further images" in note
+    own = evaluate.evaluate(CHAMPION, ["toy"], built.data_dir, "train[:8]", tmp_path / "own")
+    assert "Trained on this set: 8 of 8 images below trained this model." in own["notes"]
+    assert not [note for note in own["notes"] if "Related" in note]  # they are the very images
 
 
 def test_several_datasets_are_judged_together_and_each_by_itself(built, tmp_path):

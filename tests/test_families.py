@@ -184,12 +184,31 @@ def test_weights_load_from_files_of_every_kind(models, tmp_path):
         FAMILIES["cnn"].build(dataclasses.replace(small("cnn", "v5"), weights=str(tmp_path / "m.keras")))
 
 
-def test_published_weights_of_mesonet_are_in_the_older_format(models, tmp_path):
+def published_mesonet(size: int) -> keras.Model:
+    """The network that the published weights of MesoInception-4 are of: ReLU, and P(real). float [n, size, size, 3] in
+    [0, 1] -> [n, 1]."""
+    layers = keras.layers
+
+    def conv(x, filters, kernel, dilation=1):
+        return layers.Conv2D(filters, kernel, padding="same", dilation_rate=dilation, activation="relu")(x)
+
+    def pooled(x, pool):
+        return layers.MaxPooling2D(pool, padding="same")(layers.BatchNormalization()(x))
+
+    image = x = keras.Input((size, size, 3))
+    for a, b, c, d in ((1, 4, 4, 2), (2, 4, 4, 2)):
+        parts = [conv(conv(x, n, 1), n, 3, dilation) for n, dilation in ((b, 1), (c, 2), (d, 3))]
+        x = pooled(layers.Concatenate()([conv(x, a, 1), *parts]), 2)
+    x = pooled(conv(pooled(conv(x, 16, 5), 2), 16, 5), 4)
+    x = layers.LeakyReLU(0.1)(layers.Dense(16)(layers.Flatten()(x)))
+    return keras.Model(image, layers.Dense(1, activation="sigmoid")(x))
+
+
+def write_keras_2_file(model: keras.Model, path) -> None:
     """Layers in order, each with the names of its arrays: what Keras 2 wrote."""
     import h5py
 
-    model = models["meso_inception4", "meso150"]
-    with h5py.File(tmp_path / "published.h5", "w") as file:
+    with h5py.File(path, "w") as file:
         names = []
         for layer in model.layers:
             group = file.create_group(layer.name)
@@ -200,9 +219,28 @@ def test_published_weights_of_mesonet_are_in_the_older_format(models, tmp_path):
             names.append(layer.name.encode())
         file.attrs["layer_names"] = names
         file.attrs["backend"], file.attrs["keras_version"] = b"tensorflow", b"2.1.5"
-    config = dataclasses.replace(small("meso_inception4", "meso150"), weights=str(tmp_path / "published.h5"))
+
+
+def test_published_weights_of_mesonet_are_loaded_as_the_network_they_are_of(tmp_path):
+    published = published_mesonet(256)
+    random = np.random.default_rng(0)
+    published.set_weights([random.uniform(0.1, 0.3, w.shape) * random.choice([-1, 1], w.shape) ** (w.ndim > 1)
+                           for w in published.get_weights()])  # fmt: skip
+    write_keras_2_file(published, tmp_path / "published.h5")
+    brightest = np.reshape([30, 80, 150, 256], (4, 1, 1, 1))
+    images = random.integers(0, brightest, (4, 256, 256, 3)).astype(np.uint8)
+    p_real = published(images / 255.0).numpy()
+    assert np.ptp(p_real) > 0.01
+    config = ModelConfig(family="meso_inception4", variant="meso256", image_size=256)
+    config = dataclasses.replace(config, weights=str(tmp_path / "published.h5"))
     loaded = FAMILIES["meso_inception4"].build(config)
-    assert all(np.array_equal(a, b) for a, b in zip(loaded.get_weights(), model.get_weights(), strict=True))
+    np.testing.assert_allclose(loaded(images), 1 - p_real, atol=1e-5)
+    stock = FAMILIES["meso_inception4"].build(config, with_weights=False)  # what a training saves
+    stock.set_weights(loaded.get_weights())
+    np.testing.assert_allclose(stock(images), 1 - p_real, atol=1e-5)
+    stock.save(tmp_path / "registered.keras")
+    again = FAMILIES["meso_inception4"].build(dataclasses.replace(config, weights=str(tmp_path / "registered.keras")))
+    np.testing.assert_allclose(again(images), 1 - p_real, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from tests.test_options import told
 from tfds_builders.records.errors import Refused
 from trainers.dataset import load
 from trainers.inputs import BatchIterator, evaluation_batches
+from trainers.origin import identities, overlap
 
 
 class Stock(tfds.core.GeneratorBasedBuilder):
@@ -68,6 +69,14 @@ def test_a_scan_finds_what_tfds_reads(tmp_path, caplog):
         assert np.array_equal(images, [example["image"] for example in theirs])
         assert records.labels.tolist() == [1 - example["label"] for example in theirs]
         assert len(set(records.ids())) == len(records)
+
+
+def test_records_are_recognised_by_their_content(tmp_path):
+    dataset = load(build(Stock, tmp_path).data_dir)
+    test, train = (identities(dataset, dataset.select(split).ids()) for split in ("test", "train"))
+    assert len(overlap(test, test)) == 12
+    assert len(overlap(test, train)) == 0
+    assert "sha256" not in dataset.table.column_names
 
 
 def test_ids_and_groups_are_used_where_they_are_features(tmp_path):

@@ -95,6 +95,22 @@ def test_job_is_one_finished_run_with_config_metrics_and_artifacts(finished):
     page = (Path(finished.directory) / "card.html").read_text()
     assert f"{finished.metrics['auc']:.4f}" in page
     assert "P(fake) is calibrated" in page
+    assert page.split("Training images as the network saw them")[1].count("<img") == 8  # the global batch
+
+
+def test_a_job_whose_test_images_have_siblings_in_training_says_so_first(data, realshard_home):
+    """Four neighbours are one group here: parts of a split tear groups."""
+    splits = {"train_split": "train[:10]", "validation_split": "validation", "test_split": "train[10:]"}
+    options = OptimiserConfig(epochs=0, global_batch_size=8)
+    config = dataclasses.replace(
+        small(data, optimiser=options), data=DataConfig(dataset="toy", data_dir=str(data), **splits)
+    )
+    result = job.run(config, here=True)
+    folder = Path(result.directory)
+    notes = json.loads((folder / "card.json").read_text())["notes"]
+    (note,) = [note for note in notes if "Related to the training part" in note]
+    assert "2 further images" in note
+    assert note in (folder / "card.html").read_text()
 
 
 def test_the_first_model_tells_where_it_came_from(finished):

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as reference
 
-from trainers import metrics
+from trainers import bootstrap, metrics
 
 
 def predictions(labels, scores, groups=None, **columns) -> pa.Table:
@@ -93,7 +93,7 @@ def test_one_image_has_an_accuracy_but_no_auc(label):
 
 def test_no_images_have_counts_only():
     summary = metrics.summarise(predictions([], []))
-    defined = {name for name, value in summary.items() if value not in (None, 0, False)}
+    defined = {name for name, value in summary.items() if value not in (None, 0, False, {})}
     assert defined == {"threshold", "confusion"}
     assert summary["confusion"] == [[0, 0], [0, 0]]
 
@@ -144,7 +144,30 @@ def test_always_fake_on_five_to_one_is_no_success():
 
 
 def groups_auc(labels, scores, groups, seed=0, resamples=400):
-    return metrics.auc_interval(np.array(labels), np.array(scores), np.array(groups), resamples, seed)
+    return bootstrap.auc_interval(np.array(labels), np.array([scores]), np.array(groups), resamples, seed)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_every_figure_of_a_resample_is_that_of_the_repeated_groups(seed):
+    random = np.random.default_rng(seed)
+    labels, groups = random.integers(0, 2, 60), random.integers(0, 7, 60)
+    scores = random.integers(0, 10, 60) / 10  # with ties, also with the threshold
+    (counts,) = bootstrap.draws(groups, 1, seed)
+    repeated = np.repeat(np.arange(60), counts[groups])
+    expected = metrics.summarise(predictions(labels[repeated], scores[repeated]), 0.4, bootstrap=0)
+    found = bootstrap.intervals(labels, scores, groups, 0.4, resamples=1, seed=seed)
+    assert set(found) == set(bootstrap.FIGURES) <= set(expected)
+    for name, (low, high) in found.items():
+        assert low == high == pytest.approx(expected[name], abs=1e-12), name
+
+
+def test_figures_that_no_resample_has_have_no_interval():
+    found = bootstrap.intervals(np.ones(6, int), np.linspace(0, 1, 6), np.arange(6), 0.5, resamples=50)
+    assert set(found) == {"accuracy", "recall_fake", "precision_fake", "precision_real", "f1"}
+    assert found["recall_fake"] == found["accuracy"]
+    low, high = found["accuracy"]
+    assert 0 <= low < 0.5 < high <= 1
+    assert bootstrap.intervals(*np.zeros((3, 0), int), 0.5) == {}
 
 
 def test_a_resampled_auc_equals_scikit_learns_with_repeated_groups():
@@ -197,8 +220,10 @@ def test_the_interval_is_the_same_every_time_and_holds_the_auc():
     assert summary["groups"] == 9
     assert summary == metrics.summarise(table, seed=4)
     assert summary["auc_interval"] != metrics.summarise(table, seed=5)["auc_interval"]
-    low, high = summary["auc_interval"]
-    assert 0 <= low < summary["auc"] < high <= 1
+    for name in ("auc", "accuracy", "balanced_accuracy", "recall_fake", "eer"):
+        low, high = summary["intervals"][name]
+        assert 0 <= low < summary[name] < high <= 1
+    assert summary["auc_interval"] == summary["intervals"]["auc"]
 
 
 def test_an_interval_needs_two_groups():

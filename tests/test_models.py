@@ -1,5 +1,7 @@
 """ResNet50: published sizes, what is trained, preprocessing, weights; and dropout of the global batch."""
 
+from dataclasses import replace
+
 import keras
 import numpy as np
 import pytest
@@ -8,8 +10,10 @@ import tensorflow as tf
 from tfds_builders.records.errors import Refused
 from trainers.config import Config, ModelConfig
 from trainers.errors import UnfitWeights
+from trainers.models import efficientnet
 from trainers.models.layers import GlobalBatch, GlobalBatchDropout, dropout_maker, with_global_batch_norm
 from trainers.models.resnet import FAMILY, VARIANTS, build_resnet50, check, phases
+from trainers.models.transfer import train_head
 from trainers.strategy import Resources, make_strategy
 
 
@@ -60,14 +64,14 @@ def test_other_heads_leave_the_backbone_frozen(variant, parameters):
     np.testing.assert_allclose(scaled, pixels / 255, rtol=1e-6)
 
 
-@pytest.mark.parametrize(("variant", "rate"), [("deep_head", 1e-4), ("gap_head", 1e-3)])
-def test_without_weights_every_layer_is_trained(variant, rate, small_model):
+@pytest.mark.parametrize(("variant", "rates"), [("deep_head", [(10, 1e-4)]), ("gap_head", [(3, 1e-3), (7, 1e-5)])])
+def test_without_weights_every_layer_is_trained(variant, rates, small_model):
     defaults = VARIANTS[variant]
     config = Config(model=ModelConfig(variant=variant, weights="none"), optimiser=defaults.optimiser)
-    (phase,) = phases(config)
-    assert "every layer" in phase.set_trainable(small_model, config.model)
-    assert all(layer.trainable for layer in small_model.get_layer("resnet50").layers)
-    assert (phase.epochs, phase.learning_rate) == (10, rate)
+    for phase in phases(config):
+        assert "every layer" in phase.set_trainable(small_model, config.model)
+        assert all(layer.trainable for layer in small_model.get_layer("resnet50").layers)
+    assert [(phase.epochs, phase.learning_rate) for phase in phases(config)] == rates
 
 
 def test_preprocessing_is_the_backbones_own_once(small_model, images):
@@ -148,6 +152,46 @@ def test_dropout_does_nothing_in_inference():
     batch = GlobalBatch(0, 4, tf.Variable(0, dtype=tf.int64))
     layer = GlobalBatchDropout(0.5, batch)
     np.testing.assert_array_equal(layer(tf.ones([3, 5]), training=False), np.ones([3, 5]))
+
+
+def test_dropout_does_nothing_in_a_frozen_part():
+    batch = GlobalBatch(0, 3, tf.Variable(0, dtype=tf.int64))
+    layer = GlobalBatchDropout(0.5, batch)
+    assert (layer(tf.ones([3, 50]), training=True).numpy() == 0).any()
+    layer.trainable = False
+    np.testing.assert_array_equal(layer(tf.ones([3, 50]), training=True), np.ones([3, 50]))
+
+
+def branches(model) -> list:
+    """The layers that drop EfficientNet's residual branches."""
+    return [each for each in model.get_layer(efficientnet.BACKBONE).layers if isinstance(each, keras.layers.Dropout)]
+
+
+def test_efficientnets_dropped_branches_are_those_of_the_global_batch():
+    batch = GlobalBatch(0, 8, tf.Variable(0, dtype=tf.int64))
+    config = efficientnet.VARIANTS["gap_head"].model
+    stock, training = (efficientnet.build_efficientnet(32, dropout=dropout) for dropout in (None, dropout_maker(batch)))
+    assert {type(layer) for layer in branches(stock)} == {keras.layers.Dropout}
+    assert {type(layer) for layer in branches(training)} == {GlobalBatchDropout}
+    assert [layer.rate for layer in branches(training)] == [layer.rate for layer in branches(stock)]
+    assert [v.shape for v in training.weights] == [v.shape for v in stock.weights]
+    last = branches(training)[-1]
+    kept = last(tf.ones([8, 2, 2, 3]), training=True).numpy()
+    assert {tuple(np.unique(image).tolist()) for image in kept} == {(0.0,), (float(np.float32(1) / (1 - last.rate)),)}
+    train_head(training, config)
+    np.testing.assert_array_equal(last(tf.ones([8, 2, 2, 3]), training=True), np.ones([8, 2, 2, 3]))
+
+
+def test_dropout_reaches_efficientnets_branches_in_proportion():
+    usual = efficientnet.VARIANTS["gap_head"].model
+    rates = {
+        dropout: [layer.rate for layer in branches(efficientnet.build(replace(usual, image_size=32, **change)))]
+        for dropout, change in ((dropout, {"weights": "none", "dropout": dropout}) for dropout in (None, 0.0, 0.25))
+    }
+    assert len(rates[None]) == 26
+    assert rates[None][-1] == pytest.approx(0.295, abs=1e-3)
+    assert set(rates[0.0]) == {0.0}
+    np.testing.assert_allclose(rates[0.25], np.array(rates[None]) / 2)
 
 
 def test_training_model_and_stock_model_have_the_same_weights(small_model):

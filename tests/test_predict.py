@@ -1,6 +1,7 @@
 """The command that gives verdicts on files."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -148,6 +149,17 @@ def test_videos_and_images_keep_their_order_and_a_bad_video_its_reason(home, fol
 def test_no_frames_at_all_are_refused(home, clip):
     with pytest.raises(Refused, match="--frames must be at least 1"):
         predict.main([*MODEL, "--frames", "0", str(clip)])
+
+
+def test_a_name_that_is_no_utf8_is_printed_with_its_bytes(home, tmp_path, capsys):
+    Path(os.fsdecode(os.fsencode(tmp_path / "caf") + b"\xe9.png")).write_bytes(image_bytes("PNG"))
+    assert predict.main([*MODEL, str(tmp_path)]) == 0
+    heading, line = capsys.readouterr().out.splitlines()
+    assert line.startswith(f"{tmp_path}/caf\\xe9.png  ")
+    assert line.endswith(f"{NAME} v1")
+    assert heading.index("label") == len(f"{tmp_path}/caf\\xe9.png") + 2
+    code, (answer,) = answers_of(capsys, str(tmp_path))
+    assert (code, os.fsencode(answer["file"])) == (0, os.fsencode(tmp_path) + b"/caf\xe9.png")
 
 
 def test_an_unknown_model_is_refused_before_anything_is_read(home, capsys):

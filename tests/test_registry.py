@@ -1,6 +1,7 @@
 """Registered models: they say what the trained one says, here, over REST, and where this repository is unknown."""
 
 import base64
+import contextlib
 import importlib.metadata
 import json
 import subprocess
@@ -15,11 +16,12 @@ from small_model import FORMATS, IMAGE_SIZE, NAME, image_bytes
 from tfds_builders.records import pixels
 from tfds_builders.records.errors import Refused
 from tfds_builders.records.pixels import decode_uint8, load_pixels, resize_uint8
-from trainers import registry, tracking
+from trainers import packing, registry, tracking
 from trainers.calibration import apply_temperature
 from trainers.decision import Decision
 from trainers.logged_models import link_metrics
 from trainers.run_logger import RunLogger
+from trainers.strategy import Resources, prepare_process
 
 CHAMPION = f"models:/{NAME}@champion"
 
@@ -151,13 +153,25 @@ def test_a_model_with_a_temperature_reports_calibrated_scores_and_is_unsure_in_i
 
 
 @pytest.mark.parametrize("error", [1e-4, float("nan")])
-def test_a_model_that_does_not_agree_is_not_registered(registered, images, error):
-    client = tracking.client_of()
+def test_a_packed_model_that_does_not_agree_is_not_registered(registered, images, error, monkeypatch):
+    reference = scores_of(registered.keras_file, images)
+    reference[3] += error
+    monkeypatch.setattr(packing, "score_images", lambda *_: reference)
+    assert_is_refused(registered, "the packed model does not give its network's scores")
+
+
+@pytest.mark.parametrize("error", [0.1, float("nan")])
+def test_a_network_that_is_not_the_trained_one_is_not_registered(registered, images, error):
     expected = scores_of(registered.keras_file, images)
     expected[3] += error
+    assert_is_refused(registered, "the stored network does not give the trained one's scores", expected=expected)
+
+
+def assert_is_refused(registered, sentence: str, **changes) -> None:
+    client = tracking.client_of()
     name = "realshard-wrong"
-    with pytest.raises(RuntimeError, match="does not give the trained one's scores"):
-        small_model.register(registered.run_id, registered.keras_file, registered_name=name, expected=expected)
+    with pytest.raises(RuntimeError, match=sentence):
+        small_model.register(registered.run_id, registered.keras_file, registered_name=name, **changes)
     assert client.search_registered_models(f"name = '{name}'") == []
     experiment = tracking.experiment("tests")
     assert [model.name for model in client.search_logged_models([experiment]) if model.name == name] == []
@@ -192,10 +206,41 @@ def test_a_logged_model_has_the_metrics_of_its_epoch_and_the_data_they_were_meas
         assert [metric.value for metric in client.get_metric_history(run_id, "train/loss")] == [0.5, 0.4, 0.3]
 
 
-def test_the_scores_of_training_may_be_the_reference(registered, images):
-    expected = scores_of(registered.keras_file, images) + 5e-6
+def test_scores_of_other_devices_may_differ_a_little_and_the_version_says_by_how_much(registered, images):
+    expected = scores_of(registered.keras_file, images) + 2e-3  # TF32 keeps 10 bits
     name = "realshard-expected"
     assert small_model.register(registered.run_id, registered.keras_file, registered_name=name, expected=expected) == 1
+    assert tracking.client_of().get_model_version(name, "1").tags["training_difference"] == "0.002"
+
+
+def test_a_temperature_does_not_make_rounding_a_difference(registered, images, tmp_path, monkeypatch):
+    import keras
+
+    certain = small_model.save_model(tmp_path / "certain.keras")
+    model = keras.saving.load_model(certain)
+    kernel, bias = model.layers[-1].get_weights()
+    model.layers[-1].set_weights([kernel * 0.01, bias + 15])  # P(fake) so near 1 that a few float32 are left
+    model.save(certain)
+    scores = scores_of(certain, images)
+    rounded = np.nextafter(scores, np.float32(0))  # by another kernel
+    assert np.abs(apply_temperature(rounded, 4.0) - apply_temperature(scores, 4.0)).max() > 1e-4
+    monkeypatch.setattr(packing, "score_images", lambda *_: rounded)
+    name = "realshard-certain"
+    decision = Decision(temperature=4.0, base_rate=0.5)
+    assert small_model.register(registered.run_id, certain, registered_name=name, decision=decision) == 1
+
+
+def test_float32_is_float32_on_gpus_too(registered):
+    import tensorflow as tf
+
+    def training():
+        with contextlib.suppress(RuntimeError):  # this process has its devices already
+            prepare_process(Resources(workers=1, cpus=1, devices=1, gpus=0))
+
+    for begin in (training, lambda: registry.load_detector(CHAMPION)):
+        tf.config.experimental.enable_tensor_float_32_execution(True)
+        begin()
+        assert not tf.config.experimental.tensor_float_32_execution_enabled()
 
 
 def test_the_run_goes_on_after_registering_and_owns_the_model(registered):

@@ -13,7 +13,8 @@ from tfds_builders.records.errors import Refused
 from trainers import metrics, search, tracking
 from trainers.command_line import parse, parse_both
 from trainers.config import AugmentConfig, ClusterConfig, DataConfig, JobConfig, OptimiserConfig
-from trainers.models import cnn, inception
+from trainers.models import cnn, efficientnet, inception, resnet
+from trainers.models.families import FAMILIES
 from trainers.search_config import SearchConfig
 
 
@@ -50,19 +51,53 @@ def test_dropout_is_left_out_where_there_is_none_and_refused_if_asked_for():
     }
     with pytest.raises(Refused, match="has none"):
         search.possible(config, plan("--search-space", "dropout=0.1,0.2"))
-    assert len(search.possible(parse([], cnn.VARIANTS), SearchConfig())) == 4
+    assert len(search.possible(parse(["--augment"], cnn.VARIANTS), SearchConfig())) == 4
+
+
+def test_augmentation_is_left_out_where_the_recipe_has_none_and_refused_if_asked_for():
+    config = parse([], cnn.VARIANTS)
+    assert not config.augmentation.augment
+    tried = search.possible(config, SearchConfig())
+    assert [choice.parameter for choice in tried] == ["learning_rate", "weight_decay", "dropout"]
+    for values in search.draw(tried, 5, seed=0):
+        assert search.with_values(config, values).augmentation == config.augmentation  # above all no flips
+    assert search.with_values(config, {"augmentation": 2.0}).augmentation == config.augmentation
+    with pytest.raises(Refused, match="Received: a recipe without any, v6"):
+        search.possible(config, plan("--search-space", "augmentation=0:2"))
+
+
+def test_settings_are_drawn_within_the_space_and_all_different():
+    space = plan("--search-space", "learning_rate=1e-4:1e-2", "dropout=0.2,0.5").space
+    drawn = search.draw(space, 40, seed=3)
+    assert drawn == search.draw(space, 40, seed=3) != search.draw(space, 40, seed=4)
+    assert all(1e-4 <= values["learning_rate"] <= 1e-2 and values["dropout"] in (0.2, 0.5) for values in drawn)
+    assert 5 < sum(values["learning_rate"] < 1e-3 for values in drawn) < 35  # by its logarithm: half of them
+    few = search.draw(plan("--search-space", "dropout=0.1,0.2,0.3", "weight_decay=0.1,0.2").space, 20, seed=0)
+    assert len({tuple(values.items()) for values in few}) == len(few) == 6
+
+
+@pytest.mark.parametrize(("variants", "variant"), [(resnet.VARIANTS, "gap_head"), (efficientnet.VARIANTS, "gap_head")])
+@pytest.mark.parametrize("weights", ["none", "backbone.weights.h5"])
+def test_the_rate_that_is_tried_is_one_that_trains(variants, variant, weights):
+    config = parse(["--variant", variant, "--weights", weights], variants)
+    head, rest = FAMILIES[config.model.family].phases(search.with_values(config, {"learning_rate": 0.007}))
+    assert (head.learning_rate, rest.learning_rate) == (config.optimiser.head_learning_rate, 0.007)
+    assert rest.epochs > head.epochs
 
 
 def test_augmentation_multiplies_the_strengths_within_their_limits():
-    config = dataclasses.replace(parse([], cnn.VARIANTS), augmentation=AugmentConfig(hue=0.3, brightness=0.1))
+    augmentation = AugmentConfig(hue=0.3, brightness=0.1, flip_up_down=False)
+    config = dataclasses.replace(parse([], cnn.VARIANTS), augmentation=augmentation)
     strong = search.with_values(config, {"augmentation": 2.0, "weight_decay": 0.01}).augmentation
     assert (strong.hue, strong.brightness, strong.rotation, strong.augment) == (0.5, 0.2, 0.0, True)
+    assert not strong.flip_up_down
     assert not search.with_values(config, {"augmentation": 0.0}).augmentation.augment
 
 
 def test_the_command_gives_the_config_again():
     config = parse(
-        ["--variant", "v13", "--image-size", "64", "--only", "category=car,cat", "--no-register"], cnn.VARIANTS
+        ["--variant", "v13", "--augment", "--image-size", "64", "--only", "category=car,cat", "--no-register"],
+        cnn.VARIANTS,
     )
     config = search.with_values(config, {"learning_rate": 0.00123, "dropout": 0.25, "augmentation": 0.5})
     command = shlex.split(search.command_of(config, "cnn.py"))
@@ -86,6 +121,7 @@ def test_a_search_chooses_by_validation_and_goes_on(ray_session, tmp_path, reals
     found = search.run(config, wanted, "cnn.py")
 
     assert len({trial.job for trial in found.trials}) == 2
+    assert not [trial.error for trial in found.trials if trial.error]
     for trial in found.trials:
         predictions = pq.read_table(realshard_home / "jobs" / trial.job / "predictions.parquet")
         summary = metrics.summarise(metrics.of_split(predictions, "validation"), bootstrap=0)

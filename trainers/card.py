@@ -6,7 +6,7 @@
 
 A card holds plain numbers, strings, lists and dicts: it is its own JSON. A figure that is undefined is None.
 Predictions are what `trainers.scoring` gives: the columns label (0 real, 1 fake), p_fake, group, video, category,
-generator and dataset. A million of them, of 100,000 groups, take 14 seconds and 450 MB.
+generator and dataset. A million of them, of 100,000 groups, take half a minute and 450 MB.
 """
 
 from collections.abc import Sequence
@@ -40,7 +40,7 @@ def card_of(
       threshold: an image is called fake from this P(fake) on.
       unsure: (low, high): verdicts on images with low <= P(fake) < high are unsure.
       notes: sentences that the reader must know first, for example that the images chose the checkpoint.
-      bootstrap: resamples for the interval of the AUC; None: as many as `metrics.resamples_for` says.
+      bootstrap: resamples for the intervals; None: as many as `metrics.resamples_for` says.
 
     Returns:
       notes (list of str): why it is no detector, if it is none, then the given ones;

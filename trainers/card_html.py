@@ -20,6 +20,8 @@ _FIGURES = (
     ("auc", "ROC AUC"),
     ("balanced_accuracy", "Balanced accuracy"),
     ("accuracy", "Accuracy"),
+    ("recall_real", "Recall of real"),
+    ("recall_fake", "Recall of fake"),
     ("average_precision", "Average precision"),
     ("eer", "Equal error rate"),
     ("tpr_at_fpr_1pct", "Fakes found at 1 % false alarms"),
@@ -104,15 +106,11 @@ def html_of(card: Card, title: str, svgs: Mapping[str, str], pictures: Mapping[s
 
 def _figures_of_merit(card: Card) -> str:
     summary = card["summary"]
-    interval = ""
-    if summary["auc_interval"]:
-        low, high = summary["auc_interval"]
-        interval = (
-            f"95 % interval {low:.4f} to {high:.4f}: {summary['resamples']:,} resamples of {summary['groups']:,} groups"
-        )
-    rows = [(name, summary[key], interval if key == "auc" else "") for key, name in _FIGURES]
+    within = {name: f"{low:.4f} to {high:.4f}" for name, (low, high) in summary["intervals"].items()}
+    rows = [(name, summary[key], within.get(key, "")) for key, name in _FIGURES]
     counts = ", ".join(f"{summary[label]:,} {label}" for label in LABELS)
-    return f"<p>{summary['n']:,} images: {counts}.</p>" + _table(("", "", ""), rows)
+    of = f"95 % interval, {summary['resamples']:,} resamples of {summary['groups']:,} groups" if within else ""
+    return f"<p>{summary['n']:,} images: {counts}.</p>" + _table(("", "", of), rows)
 
 
 def _unsure(band: Mapping[str, Any] | None) -> str:

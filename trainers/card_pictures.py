@@ -12,10 +12,11 @@ from tfds_builders.records.decode import decode_rgb
 from tfds_builders.records.schema import LABELS
 from trainers.card import most_wrong
 from trainers.card_html import Picture
+from trainers.config import Config
 from trainers.dataset import Dataset, Records
-from trainers.origin import Origin
 from trainers.reader import open_reader
 
+WORST, AUGMENTED = "Judged worst", "Training images as the network saw them"  # headings
 NUM_MOST_WRONG = 24
 NUM_AUGMENTED = 16
 THUMBNAIL = 272  # pixels: twice the size on the page, for fine screens
@@ -52,13 +53,16 @@ def thumbnail(pixels: np.ndarray) -> bytes:
     return file.getvalue()
 
 
-def augmented(origin: Origin) -> list[Picture]:
-    """The beginning of the first training batch, augmented as it was; nothing for a model that no job made."""
+def augmented(config: Config, records: Records) -> list[Picture]:
+    """The beginning of a job's first training batch, augmented as it was; nothing if it took none.
+
+    Args:
+      records: the training part.
+    """
     from trainers.inputs import BatchIterator, training_batches
     from trainers.policies import make_order
 
-    config, records = origin.config, origin.records["train"]
-    if config is None:
+    if not config.optimiser.epochs:
         return []
     dataset = training_batches(
         records,

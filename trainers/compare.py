@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from tfds_builders.records.errors import Refused
-from trainers import compare_table, demo, metrics, tracking
+from trainers import bootstrap, compare_table, demo, metrics, tracking
 from trainers.compare_table import Row
 from trainers.comparison import BUDGETS, EXPERIMENT, IMAGE_SIZE, SEEDS, Budget
 from trainers.config import to_dict
@@ -95,7 +95,7 @@ def _compared(name: Name, budget: Budget, dataset: Dataset, parent: str) -> Comp
     tables = [metrics.of_split(pq.read_table(folder / PREDICTIONS), "test") for folder in folders]
     scores = np.stack([table["p_fake"].to_numpy() for table in tables])
     groups = metrics.group_numbers(tables[0])
-    interval = metrics.auc_interval(tables[0]["label"].to_numpy(), scores, groups)
+    interval = bootstrap.auc_interval(tables[0]["label"].to_numpy(), scores, groups)
     parameters, inference = _network_facts(results[0])
     row = Row(
         *name,

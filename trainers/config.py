@@ -26,7 +26,8 @@ class ModelConfig:
 
     variant: str = "deep_head"  # Which network, head and recipe: see the list above.
     # Where the weights come from: `imagenet` (the backbone's, downloaded once), `none` (random, every layer is
-    # trained), or a file: .keras or .weights.h5 of a model trained here, or keras.applications' ..._notop.h5.
+    # trained), models:/NAME@ALIAS (a registered model is trained further), or a file: .keras or .weights.h5 of a model
+    # trained here, or keras.applications' ..._notop.h5.
     # trainers/vit.py also takes a checkpoint in Hugging Face's format: a directory, or hf://OWNER/NAME.
     weights: str = "imagenet"
     image_size: int = 224  # Side of the square that images are resized to, pixels.
@@ -72,8 +73,8 @@ class OptimiserConfig:
     epochs: int = 10  # Passes over the training records, at most. 0: the weights are evaluated as they are.
     global_batch_size: int = 32  # Images a step, over all replicas.
     learning_rate: float = 1e-4  # Of the optimiser.
-    # Before the other epochs, so many in which the backbone is frozen and only the head is trained. With --weights
-    # none everything is trained in all epochs; if there are head epochs, at their rate.
+    # Before the other epochs, so many at --head-learning-rate in which the backbone is frozen and only the head is
+    # trained; with --weights none everything is.
     head_epochs: int = 0
     head_learning_rate: float = 1e-3  # In the head epochs.
     early_stopping_patience: int = 5  # Stop after so many epochs without a smaller validation loss; 0: never.
@@ -89,7 +90,9 @@ class OptimiserConfig:
     accumulate: int = 1  # Parts that a replica's share of the batch is cut into, to need less memory.
     ema_decay: float = 0.0  # Evaluate and keep a moving average of the weights with this decay a step; 0: none.
     class_weights: str = "none"  # Or `balanced`: both classes count alike in the loss, however many images they have.
-    precision: str = "float32"  # Or `mixed_bfloat16`, `mixed_float16`: what layers compute in. Weights stay float32.
+    # What layers compute in: `float32` (on GPUs too, without TF32), `mixed_bfloat16` or `mixed_float16`. Weights stay
+    # float32.
+    precision: str = "float32"
     # Compile what a replica computes (XLA). Starting takes longer, rounding differs, dropout draws other masks, and
     # several replicas cannot train batch normalisation.
     xla: bool = flag(False)

@@ -247,6 +247,7 @@ def load(directory: str | Path) -> Dataset:
     if not has_manifest:
         table, fingerprint = index_shards(location, info)
         build = {"written": table.num_rows}
+        table = table.drop_columns("sha256")
         return Dataset(location, info["name"], info["version"], fingerprint, table, build, (location,))
     build = json.loads(files.cat_file(f"{root}/{BUILD}"))
     with files.open(f"{root}/{MANIFEST}") as file:

@@ -19,7 +19,7 @@ from trainers.config import from_dict, to_dict
 from trainers.history import History, losses
 from trainers.home import ray_dir
 from trainers.jobs import JobFolder
-from trainers.models.average import average_models, stretched
+from trainers.models.average import average_models
 from trainers.models.families import FAMILIES
 from trainers.models.family import Ensemble
 from trainers.worker import HISTORY, MODEL, PREDICTIONS, Task
@@ -61,7 +61,7 @@ def train(task: Task, folder: JobFolder, train_one: Callable[[Task, JobFolder], 
         train_one(task, folder)
         return
     members = [_train_member(task, folder, ensemble, number, train_one) for number in range(ensemble.size)]
-    _combine(members, folder, ensemble, f"{config.model.family}_{config.model.variant}")
+    _combine(members, folder, f"{config.model.family}_{config.model.variant}")
 
 
 def _train_member(
@@ -87,17 +87,15 @@ def _train_member(
     return folders[kept]
 
 
-def _combine(members: Sequence[Path], folder: JobFolder, ensemble: Ensemble, name: str) -> None:
+def _combine(members: Sequence[Path], folder: JobFolder, name: str) -> None:
     """Writes the average of the members as the job's own results."""
     import keras
 
     work = folder.part("average").path
     models = [keras.models.load_model(member / MODEL, compile=False) for member in members]
-    average_models(models, name, ensemble.stretch).save(work / MODEL)
+    average_models(models, name).save(work / MODEL)
     tables = [pq.read_table(member / PREDICTIONS) for member in members]
     p_fake = np.mean([table["p_fake"].to_numpy() for table in tables], axis=0)
-    if ensemble.stretch:
-        p_fake = stretched(p_fake)
     column = tables[0].schema.get_field_index("p_fake")
     pq.write_table(tables[0].set_column(column, "p_fake", pa.array(p_fake)), work / PREDICTIONS)
     (work / HISTORY).write_text(json.dumps(mean_history([_read_history(member) for member in members]), indent=1))

@@ -21,9 +21,9 @@ from tfds_builders.records.errors import Refused
 from trainers import tracking
 from trainers.card import Card, calibration_of, card_of
 from trainers.card_files import CARD, PAGE, write_card
-from trainers.card_pictures import Part, augmented, most_wrong_images
+from trainers.card_pictures import AUGMENTED, WORST, Part, augmented, most_wrong_images
 from trainers.dataset import find, load
-from trainers.origin import Origin, identities, origin_of, overlap
+from trainers.origin import identities, notes_of, origin_of
 from trainers.predict import DEFAULT_MODEL, silent_stderr
 from trainers.registry import Detector, load_detector
 from trainers.robustness import robustness, sample
@@ -65,23 +65,6 @@ def _with_own_names(table: pa.Table) -> pa.Table:
     return table
 
 
-def notes_of(origin: Origin | None, parts: Sequence[Part]) -> list[str]:
-    """What a reader must know before the figures: which images made the model."""
-    notes = []
-    if origin is None:
-        notes.append("What this model was trained on is not known here: it may have been on images below.")
-    else:
-        tested = [identities(part.dataset, part.records.ids()) for part in parts]
-        for used, sentence in (
-            (origin.train, "Trained on this set: {} of {} images below trained this model."),
-            (origin.validation, "Selected on this set: {} of {} images below chose this model's checkpoint."),
-        ):
-            number = sum(len(overlap(table, used, by_group=False)) for table in tested)
-            if number:
-                notes.append(sentence.format(f"{number:,}", f"{sum(len(table) for table in tested):,}"))
-    return notes
-
-
 def evaluate(
     model: str,
     names: Sequence[str],
@@ -116,7 +99,7 @@ def evaluate(
         predictions,
         settings["threshold"],
         unsure=settings.get("unsure"),
-        notes=notes_of(origin, parts),
+        notes=notes_of(origin, [identities(part.dataset, part.records.ids()) for part in parts]),
     )
     if num_robustness:
         card["robustness"] = robustness(detector, sample(parts, predictions, num_robustness))
@@ -131,9 +114,9 @@ def evaluate(
         "evaluated on": f"{where}, {split} (fingerprint {fingerprints})",
     }
     history = json.loads(tracking.read_artifact(version.run_id, HISTORY) or "[]")
-    pictures = {"Judged worst": most_wrong_images(predictions, parts)}
-    if origin:
-        pictures["Training images as the network saw them"] = augmented(origin)
+    pictures = {WORST: most_wrong_images(predictions, parts)}
+    if origin and origin.config:
+        pictures[AUGMENTED] = augmented(origin.config, origin.records["train"])
     write_card(directory, predictions, card, title, history, pictures)
     pq.write_table(predictions, directory / PREDICTIONS)
     if is_logged:

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from tfds_builders.records.errors import Refused
 from tfds_builders.records.schema import LABELS
-from trainers import metrics
+from trainers import bootstrap, metrics
 
 RESAMPLES = 1000
 MAX_DROP = 0.05  # of a category's recall of one class
@@ -127,7 +127,7 @@ def _difference_interval(
             differences.append(after - before)
     if not differences:
         return -np.inf, np.inf
-    edge = (1 - metrics.CONFIDENCE) / 2
+    edge = (1 - bootstrap.CONFIDENCE) / 2
     low, high = np.quantile(differences, [edge, 1 - edge])
     return float(low), float(high)
 
@@ -138,7 +138,7 @@ def _measure(
     """A function: how often each group is taken, int [groups] -> the metric; None where it is not defined."""
     labels, scores = table["label"].to_numpy(), table["p_fake"].to_numpy()
     if metric == "auc":
-        return metrics.auc_of_group_counts(labels, scores, groups)
+        return bootstrap.auc_of_group_counts(labels, scores, groups)
     right = (scores >= threshold) == (labels == 1)
     num_groups = int(groups.max()) + 1
     hits = [np.bincount(groups[labels == label], right[labels == label], num_groups) for label in range(len(LABELS))]

@@ -21,7 +21,6 @@ from tfds_builders.records.schema import LABELS, MANIFEST, MANIFEST_SCHEMA
 from trainers.storage import Location, filesystem
 
 FEATURES, LABEL_NAMES = "features.json", "label.labels.txt"
-_SCHEMA = pa.schema([field for field in MANIFEST_SCHEMA if field.name != "sha256"])
 _TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"  # TFDS's own
 _FURTHER_FEATURES = ("category", "group", "video", "generator")  # used where they are bytes, like "id"
 
@@ -34,8 +33,8 @@ def index_shards(location: Location, info: Mapping[str, Any]) -> tuple[pa.Table,
       info: what its dataset_info.json says.
 
     Returns:
-      The columns of a manifest but for content hashes, one row a record, in stored order; and a fingerprint, 64 hex
-      digits over splits, ids, labels and contents.
+      The columns of a manifest, one row a record, in stored order; and a fingerprint, 64 hex digits over splits, ids,
+      labels and contents.
 
     Raises:
       Refused: no image or label, other classes than real and fake, not TFRecord, or a damaged record.
@@ -50,7 +49,7 @@ def index_shards(location: Location, info: Mapping[str, Any]) -> tuple[pa.Table,
         MANIFEST,
     )
     files, root = filesystem(location)
-    rows: dict[str, list] = {name: [] for name in _SCHEMA.names}
+    rows: dict[str, list] = {name: [] for name in MANIFEST_SCHEMA.names}
     digest = hashlib.sha256()
     for split, shard in _shards(info):
         try:
@@ -64,7 +63,7 @@ def index_shards(location: Location, info: Mapping[str, Any]) -> tuple[pa.Table,
             raise Refused(f"{location}/{shard} cannot be read: {error}. Build the dataset again.") from None
     if len(set(rows["id"])) < len(rows["id"]):
         raise Refused(f"The feature id of {location} must be unique. Received: an id that comes twice. Build it again.")
-    return pa.table(rows, _SCHEMA), digest.hexdigest()
+    return pa.table(rows, MANIFEST_SCHEMA), digest.hexdigest()
 
 
 def _labels(location: Location) -> list[int]:
@@ -141,6 +140,7 @@ def _row(frame: bytes, offset: int, split: str, number: int, labels: list[int]) 
         "orientation": facts.orientation,
         "flags": list(facts.flags),
         "bytes": len(image),
+        "sha256": hashlib.sha256(image).digest(),
         "offset": offset,
         "length": len(frame),
         "image_offset": payload.index(image),

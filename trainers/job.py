@@ -19,7 +19,7 @@ import numpy as np
 
 from tfds_builders.records.errors import Refused
 from tfds_builders.records.schema import LABELS
-from trainers import ensemble, tracking
+from trainers import ensemble, starting_weights, tracking
 from trainers.config import Config, flatten, to_dict
 from trainers.dataset import Dataset, Records
 from trainers.decision import Decision, decide_for
@@ -81,6 +81,7 @@ def run(config: Config, *, parent: str = "", here: bool = False) -> JobResult:
     folder = JobFolder(name)
     uri = tracking.tracking_uri()
     tracking.ensure_reachable(uri)
+    config = starting_weights.pinned(config, uri)
     engine = ThisProcess() if here else RayWorkers()
     if not (folder.path / HISTORY).exists():
         family.check(config.model)
@@ -89,7 +90,7 @@ def run(config: Config, *, parent: str = "", here: bool = False) -> JobResult:
         if finished:
             print(f"job {name} had finished already: {folder.path}", flush=True)
             return dataclasses.replace(JobResult(**finished), is_reused=True)
-        lineage = {tracking.PARENT_TAG: parent} if parent else {}
+        lineage = starting_weights.tags_of(config) | ({tracking.PARENT_TAG: parent} if parent else {})
         return _run(config, family, dataset, records, folder, uri, engine, lineage)
 
 
@@ -124,13 +125,15 @@ def _run(
                 tracking.log_dataset(
                     run_id, f"{title}/{split}", dataset.fingerprint, split, sources=sources, profile=profile
                 )
-            task = Task(to_dict(config), sources, dataset.fingerprint, resources, run_id, uri, str(pixels_dir()))
+            told = to_dict(starting_weights.fetched(config, folder.path))
+            task = Task(told, sources, dataset.fingerprint, resources, run_id, uri, str(pixels_dir()))
             ensemble.train(task, folder, engine.train)
             seconds["train"] = time.monotonic() - started
     with ending_badly(logger, again):
         result = _close(config, family, dataset, records, folder, run_id, logger, seconds)
     folder.finish(dataclasses.asdict(result))
     shutil.rmtree(ray_dir() / folder.name, ignore_errors=True)  # checkpoints of a finished job
+    (folder.path / starting_weights.FILE).unlink(missing_ok=True)
     return JobResult(**folder.result())  # as a later call will read it
 
 
@@ -152,8 +155,9 @@ def _close(
     from trainers import metrics
     from trainers.card import calibration_of, card_of
     from trainers.card_files import CARD, FIGURES, PAGE, write_card
-    from trainers.card_pictures import Part, most_wrong_images
+    from trainers.card_pictures import AUGMENTED, WORST, Part, augmented, most_wrong_images
     from trainers.history import best_epoch, losses, metrics_of
+    from trainers.origin import notes_of, origin_from
 
     started = time.monotonic()
     history = json.loads((folder.path / HISTORY).read_text())
@@ -162,7 +166,10 @@ def _close(
     predictions = decision.applied(scored)  # as the registered model will report them
     pq.write_table(predictions, folder.path / PREDICTIONS)
     test = metrics.of_split(predictions, "test")
-    card = card_of(test, decision.threshold, unsure=decision.unsure)
+    first = starting_weights.tags_of(config).get(starting_weights.RUN_TAG)
+    origin = origin_from(dataset, records, config, first)
+    notes = notes_of(origin, [origin.test])
+    card = card_of(test, decision.threshold, unsure=decision.unsure, notes=notes)
     summary = card["summary"]
     best = best_epoch(losses(history)) if history else 0
     lacked = logger.ensure_complete({entry["epoch"]: metrics_of(entry) for entry in history})
@@ -171,8 +178,11 @@ def _close(
     logger.ensure_complete({best: metrics.flatten(summary, "test/")})
     card["calibration"] = calibration_of(decision.temperature, decision.base_rate)
     card["facts"] = {"job": folder.name, "MLflow run": run_id, "trained and tested on": dataset.title}
-    worst = most_wrong_images(test, [Part(dataset, records["test"])])
-    write_card(folder.path, test, card, f"{folder.name} on {dataset.title}, test", history, {"Judged worst": worst})
+    pictures = {
+        WORST: most_wrong_images(test, [Part(dataset, records["test"])]),
+        AUGMENTED: augmented(config, records["train"]),
+    }
+    write_card(folder.path, test, card, f"{folder.name} on {dataset.title}, test", history, pictures)
     logger.figures(folder.path / FIGURES)
     for file in (PREDICTIONS, HISTORY, CONFIG, CARD, PAGE):
         logger.artifact(folder.path / file)

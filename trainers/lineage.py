@@ -61,6 +61,7 @@ def lineage_of(model_uri: str) -> dict[str, Any]:
             "seed": params.get("seed", UNKNOWN),
             "machine": tag("machine"),
             "devices": tag("devices"),
+            "weights": params.get("weights", UNKNOWN),
             "params": dict(params),
         },
         "datasets": sorted(datasets, key=lambda row: ("train", "validation", "test", row["split"]).index(row["split"])),
@@ -88,6 +89,8 @@ def describe(chain: dict[str, Any]) -> str:
         f"          {code['packages']}",
         f"training  seed {training['seed']}, {training['devices']}, on {training['machine']}",
     ]
+    if training["weights"].startswith("models:/"):
+        lines.append(f"          begun with {training['weights']}")
     lines += [
         f"data      {row['split']}: {row['records']} records, {row['fake']} fake, of {row['name']}"
         for row in chain["datasets"]

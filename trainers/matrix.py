@@ -22,7 +22,7 @@ from tfds_builders.records.errors import Refused
 from trainers import metrics, tracking
 from trainers.card_pictures import Part
 from trainers.evaluate import select
-from trainers.origin import identities, origin_of, overlap
+from trainers.origin import Origin, identities, origin_of, overlap
 from trainers.predict import silent_stderr
 from trainers.registry import Detector, load_detector
 from trainers.scoring import score
@@ -33,13 +33,12 @@ FIELDS = ("model", "trained_on", "dataset", "n", "auc", "auc_low", "auc_high", "
 Row = dict[str, Any]
 
 
-def check_apart(detector: Detector, run_id: str, part: Part, by_group: bool) -> None:
+def check_apart(detector: Detector, origin: Origin | None, part: Part, by_group: bool) -> None:
     """Refuses a test part that shares a record's content or group with what the model was made from.
 
     Raises:
       Refused: names the model, the dataset, how many records, and one of them; or that it cannot be found out.
     """
-    origin = origin_of(run_id)
     if origin is None:
         raise Refused(
             "what a model was trained on must be known, and still be there as it was. Received: "
@@ -51,7 +50,7 @@ def check_apart(detector: Detector, run_id: str, part: Part, by_group: bool) -> 
         raise Refused(
             f"a model must be tested on records that it was not made from. Received: {detector.name} "
             f"v{detector.version} on {part.dataset.name}, of which {len(found)} records share their content or group "
-            f"with its training or validation records of {origin.dataset.title}, {found['id'][0].as_py()!r} for "
+            f"with its training or validation records of {origin.trained_on}, {found['id'][0].as_py()!r} for "
             "example. Leave this pair out, or pass --by-content if their groups bear equal names by chance."
         )
 
@@ -64,18 +63,19 @@ def measure(models: Sequence[str], parts: Sequence[Part], by_group: bool = True)
     """
     detectors = [load_detector(model) for model in models]
     versions = [tracking.client_of().get_model_version(each.name, str(each.version)) for each in detectors]
-    for detector, version in zip(detectors, versions, strict=True):
+    origins = [origin_of(version.run_id) for version in versions]
+    for detector, origin in zip(detectors, origins, strict=True):
         for part in parts:
-            check_apart(detector, version.run_id, part, by_group)
+            check_apart(detector, origin, part, by_group)
     rows = []
-    for detector, version in zip(detectors, versions, strict=True):
+    for detector, origin in zip(detectors, origins, strict=True):
         for part in parts:
             summary = metrics.summarise(score(detector, part.records, part.dataset.name), detector.network.threshold)
             low, high = summary["auc_interval"] or (None, None)
             rows.append(
                 {
                     "model": f"{detector.name} v{detector.version}",
-                    "trained_on": version.tags.get("dataset", "unknown"),
+                    "trained_on": origin.trained_on if origin else "unknown",
                     "dataset": part.dataset.name,
                     "n": summary["n"],
                     "auc": summary["auc"],

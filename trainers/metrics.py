@@ -8,17 +8,17 @@
 `predictions` is a table with columns label (0 real, 1 fake), p_fake (float64) and group; others as used.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from trainers.bootstrap import intervals
 from trainers.calibration import expected_calibration_error
 from trainers.operating import equal_error_rate, tpr_at_fpr
 
-CONFIDENCE = 0.95
 CONSTANT_SPREAD = 1e-6  # scores this close together are one score: float32 noise around a constant
 
 Summary = dict[str, Any]
@@ -35,14 +35,15 @@ def summarise(predictions: pa.Table, threshold: float = 0.5, bootstrap: int = 10
     Args:
       predictions: see above.
       threshold: an image is called fake from this P(fake) on.
-      bootstrap: resamples for `auc_interval`; 0 for no interval.
+      bootstrap: resamples for the intervals; 0 for none.
       seed: of the resamples.
 
     Returns:
       n, real, fake, groups (counts); threshold; confusion ([[real called real, real called fake], [fake called real,
       fake called fake]]); accuracy, balanced_accuracy, precision_real, precision_fake, recall_real, recall_fake, f1
-      (of fake); auc, auc_interval (low, high), average_precision, log_loss (nats); degenerate (bool) and
-      degenerate_because (a sentence or None).
+      (of fake); auc, average_precision, eer, tpr_at_fpr_1pct and _01pct, log_loss (nats), mse, rmse, ece; intervals
+      ({figure: (low, high)}, see `trainers.bootstrap`) and auc_interval, that of the AUC;
+      degenerate (bool) and degenerate_because (a sentence or None).
 
     Raises:
       ValueError: a score that is no number in [0, 1], or a label other than 0 and 1.
@@ -53,7 +54,8 @@ def summarise(predictions: pa.Table, threshold: float = 0.5, bootstrap: int = 10
     summary |= {"groups": int(groups.max()) + 1 if len(groups) else 0, "threshold": threshold}
     summary |= _at_threshold(labels, scores, threshold)
     summary |= _over_thresholds(labels, scores)
-    summary["auc_interval"] = auc_interval(labels, scores, groups, bootstrap, seed) if bootstrap else None
+    summary["intervals"] = intervals(labels, scores, groups, threshold, bootstrap, seed)
+    summary["auc_interval"] = summary["intervals"].get("auc")
     because = degenerate_because(labels, scores, threshold)
     return summary | {"degenerate": because is not None, "degenerate_because": because}
 
@@ -76,7 +78,7 @@ def summarise_left_out(predictions: pa.Table, generators: Collection[str], **opt
 
 
 def resamples_for(num_images: int) -> int:
-    """How many resamples `auc_interval` needs seconds for: 1000 up to 200,000 images, then fewer, 200 from a million
+    """How many resamples the intervals need seconds for: 1000 up to 200,000 images, then fewer, 200 from a million
     on, whose quantiles still stand on five resamples on each side."""
     return int(np.clip(200_000_000 // max(num_images, 1), 200, 1000))
 
@@ -167,65 +169,6 @@ def degenerate_because(labels: np.ndarray, scores: np.ndarray, threshold: float)
     if not called_fake.any():
         return f"every image is called real, although {np.mean(labels == 1):.0%} are fake"
     return None
-
-
-def auc_interval(
-    labels: np.ndarray, scores: np.ndarray, groups: np.ndarray, resamples: int = 1000, seed: int = 0
-) -> tuple[float, float] | None:
-    """The 95 % percentile bootstrap interval of the AUC (Efron & Tibshirani 1993, chapter 13), resampling groups.
-
-    Images of one group (one photograph, one person, one video) are not independent, so whole groups are drawn with
-    replacement (the cluster bootstrap of Field & Welsh 2007). Resamples without both classes have no AUC and are left
-    out.
-
-    Args:
-      labels: int [n], 0 or 1.
-      scores: float [n]; or [models, n], of whose AUCs the mean is taken.
-      groups: int [n], 0 <= group < number of groups.
-
-    Returns:
-      (low, high); None with fewer than two groups, or if no resample has both classes.
-    """
-    num_groups = int(groups.max()) + 1 if len(groups) else 0
-    if num_groups < 2:
-        return None
-    random = np.random.default_rng(seed)
-    aucs_of = [auc_of_group_counts(labels, row, groups) for row in np.atleast_2d(scores)]
-    drawn = (random.multinomial(num_groups, np.full(num_groups, 1 / num_groups)) for _ in range(resamples))
-    resampled = np.array([[auc_of(counts) for auc_of in aucs_of] for counts in drawn], np.float64)
-    values = resampled.mean(axis=1)
-    values = values[~np.isnan(values)]
-    if not len(values):
-        return None
-    low, high = np.quantile(values, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return float(low), float(high)
-
-
-def auc_of_group_counts(
-    labels: np.ndarray, scores: np.ndarray, groups: np.ndarray
-) -> Callable[[np.ndarray], float | None]:
-    """A function: how often each group is taken, int [groups] -> the AUC of all examples taken, None without both
-    classes.
-
-    AUC = P(score of a fake > score of a real) + P(equal) / 2 (Hanley & McNeil 1982). Sorting once makes a call O(n).
-    """
-    order = np.argsort(scores, kind="stable")
-    is_fake = labels[order] == 1
-    fake_scores, real_scores = scores[order][is_fake], scores[order][~is_fake]
-    fake_groups, real_groups = groups[order][is_fake], groups[order][~is_fake]
-    # Of each fake: how many reals score less, and how many at most as much.
-    less, at_most = (
-        np.searchsorted(real_scores, fake_scores, "left"),
-        np.searchsorted(real_scores, fake_scores, "right"),
-    )
-
-    def auc_of(counts: np.ndarray) -> float | None:
-        fakes = counts[fake_groups]
-        reals = np.concatenate([[0], np.cumsum(counts[real_groups])])
-        pairs = int(fakes.sum()) * int(reals[-1])
-        return float((fakes @ (reals[less] + reals[at_most])) / (2 * pairs)) if pairs else None
-
-    return auc_of
 
 
 def file_facts_auc(train: pa.Table, test: pa.Table) -> float | None:

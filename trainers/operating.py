@@ -44,7 +44,11 @@ def equal_error_rate(labels: np.ndarray, scores: np.ndarray) -> float | None:
     rates = _rates(labels, scores)
     if rates is None:
         return None
-    false_positive, true_positive, _ = rates
+    return eer_of_rates(*rates[:2])
+
+
+def eer_of_rates(false_positive: np.ndarray, true_positive: np.ndarray) -> float:
+    """`equal_error_rate` of the points of a ROC curve, from (0, 0) to (1, 1)."""
     excess = false_positive + true_positive - 1  # rises from -1 to 1
     after = int(np.argmax(excess >= 0))
     share = -excess[after - 1] / (excess[after] - excess[after - 1])
@@ -57,7 +61,12 @@ def tpr_at_fpr(labels: np.ndarray, scores: np.ndarray, fpr: float) -> float | No
     Nothing is interpolated: with fewer than 1 / fpr reals it is the share found without any false alarm.
     """
     rates = _rates(labels, scores)
-    return None if rates is None else float(rates[1][rates[0] <= fpr].max())
+    return None if rates is None else tpr_of_rates(*rates[:2], fpr)
+
+
+def tpr_of_rates(false_positive: np.ndarray, true_positive: np.ndarray, fpr: float) -> float:
+    """`tpr_at_fpr` of the points of a ROC curve, from (0, 0) to (1, 1)."""
+    return float(true_positive[np.searchsorted(false_positive, fpr, "right") - 1])
 
 
 def threshold_at_fpr(labels: np.ndarray, scores: np.ndarray, fpr: float) -> float | None:

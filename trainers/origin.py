@@ -18,8 +18,10 @@ from tfds_builders.records.errors import Refused
 from tfds_builders.records.schema import MANIFEST
 from trainers import tracking
 from trainers.config import Config, from_dict
-from trainers.dataset import Dataset, Records, load
+from trainers.dataset import DATASET_INFO, Dataset, Records
+from trainers.indexing import index_shards
 from trainers.mixture import load_all
+from trainers.starting_weights import RUN_TAG
 from trainers.storage import Location, filesystem
 from trainers.worker import selected
 
@@ -32,7 +34,11 @@ class Origin:
       dataset: what it was trained on; several datasets are one mixture.
       records: those that took part as train, validation and test.
       config: of the job; None for a model that no job made.
-      train, validation: the identities (columns id, group, sha256) of these records.
+      train, validation: the identities (columns id, group, sha256) of these records; of a model that was trained
+        further, with those of the one that it began with.
+      test: the identities of the test records.
+      trained_on: names and versions of the datasets, for people.
+      unknown: weights that it, or the one it began with, began with, of whose data nothing is known; "": none.
     """
 
     dataset: Dataset
@@ -40,15 +46,18 @@ class Origin:
     config: Config | None
     train: pa.Table
     validation: pa.Table
+    test: pa.Table
+    trained_on: str
+    unknown: str
 
 
 def origin_of(run_id: str) -> Origin | None:
     """The origin of the model that this run made; None if the run does not name it, or its data are not there any more
     as they were."""
-    inputs = tracking.client_of().get_run(run_id).inputs.dataset_inputs
-    if not inputs:
+    run = tracking.client_of().get_run(run_id)
+    if not run.inputs.dataset_inputs:
         return None
-    entry = inputs[0].dataset  # each names the whole dataset, for another split
+    entry = run.inputs.dataset_inputs[0].dataset  # each names the whole dataset, for another split
     try:
         dataset = load_all(tracking.dataset_sources(entry))
     except Refused:
@@ -57,13 +66,74 @@ def origin_of(run_id: str) -> Origin | None:
         return None
     told = tracking.read_artifact(run_id, "config.json")
     config = from_dict(json.loads(told)["config"]) if told else None
-    records = selected(dataset, config or Config())
-    train, validation = (identities(dataset, records[split].ids()) for split in ("train", "validation"))
-    return Origin(dataset, records, config, train, validation)
+    return origin_from(dataset, selected(dataset, config or Config()), config, run.data.tags.get(RUN_TAG))
+
+
+def origin_from(
+    dataset: Dataset, records: dict[str, Records], config: Config | None, first_run_id: str | None
+) -> Origin:
+    """The origin of a model of which all is at hand.
+
+    Args:
+      first_run_id: the run of the registered model that it began with, if it did.
+    """
+    known = _identities(dataset)
+    parts = {split: [_of_ids(known, part.ids())] for split, part in records.items()}
+    weights = config.model.weights if config else "none"
+    unknown = "" if weights in ("none", "imagenet") else weights
+    before = unknown and f"unknown data ({unknown})"
+    first = origin_of(first_run_id) if first_run_id else None
+    if first is not None:
+        parts["train"].append(first.train)
+        parts["validation"].append(first.validation)
+        before, unknown = first.trained_on, first.unknown
+    trained_on = f"{dataset.title} after {before}" if before else dataset.title
+    tables = {split: pa.concat_tables(tables) for split, tables in parts.items()}
+    return Origin(dataset, records, config, **tables, trained_on=trained_on, unknown=unknown)
+
+
+def notes_of(origin: Origin | None, tested: Sequence[pa.Table]) -> list[str]:
+    """What a reader of figures must know first: which of the tested images made the model.
+
+    Args:
+      tested: the `identities` of the tested records, of each dataset.
+    """
+    if origin is None:
+        return ["What this model was trained on is not known here: it may have been on images below."]
+    notes = []
+    if origin.unknown:
+        notes.append(
+            f"What the weights that this model began with ({origin.unknown}) were trained on is not known here: it may "
+            "have been on images below."
+        )
+    number = sum(len(table) for table in tested)
+
+    def count(used: pa.Table, by_group: bool) -> int:
+        return sum(len(overlap(table, used, by_group)) for table in tested)
+
+    trained, chosen = count(origin.train, by_group=False), count(origin.validation, by_group=False)
+    if trained:
+        notes.append(f"Trained on this set: {trained:,} of {number:,} images below trained this model.")
+    if chosen:
+        notes.append(f"Selected on this set: {chosen:,} of {number:,} images below chose this model's checkpoint.")
+    if related := count(origin.train, by_group=True) - trained:
+        notes.append(
+            f"Related to the training part: {related:,} further images below are, by the names of their groups "
+            "(photographs, persons, videos), of those that trained this model."
+        )
+    return notes
 
 
 def identities(dataset: Dataset, ids: Sequence[str]) -> pa.Table:
-    """The columns id, group and sha256 of the records with these ids; sha256 is null where there is no manifest."""
+    """The columns id, group and sha256 of the records with these ids."""
+    return _of_ids(_identities(dataset), ids)
+
+
+def _of_ids(table: pa.Table, ids: Sequence[str]) -> pa.Table:
+    return table.filter(pc.is_in(table["id"], value_set=pa.array(ids, pa.string())))
+
+
+def _identities(dataset: Dataset) -> pa.Table:
     tables = []
     for source in dataset.sources:
         table = _manifest(source)
@@ -71,8 +141,7 @@ def identities(dataset: Dataset, ids: Sequence[str]) -> pa.Table:
             name = str(source).rstrip("/").split("/")[-2]
             table = table.set_column(0, "id", pc.binary_join_element_wise(name, table["id"], "/"))
         tables.append(table)
-    table = pa.concat_tables(tables)
-    return table.filter(pc.is_in(table["id"], value_set=pa.array(ids, pa.string())))
+    return pa.concat_tables(tables)
 
 
 def _manifest(source: Location) -> pa.Table:
@@ -80,8 +149,8 @@ def _manifest(source: Location) -> pa.Table:
     if files.isfile(f"{root}/{MANIFEST}"):
         with files.open(f"{root}/{MANIFEST}") as file:
             return pq.read_table(file, columns=["id", "group", "sha256"])
-    table = load(source).table.select(["id", "group"])
-    return table.append_column("sha256", pa.nulls(len(table), pa.binary(32)))
+    info = json.loads(files.cat_file(f"{root}/{DATASET_INFO}"))
+    return index_shards(source, info)[0].select(["id", "group", "sha256"])
 
 
 def overlap(test: pa.Table, used: pa.Table, by_group: bool = True) -> pa.Table:

@@ -116,11 +116,16 @@ def _print_table(answers: Iterable[Answer], detector: Detector, width: int) -> b
     for answer in answers:
         if answer.error is None:
             label = f"{answer.label}{'?' if answer.unsure else ''}"
-            print(f"{answer.file:<{width}}  {label:<5}  {answer.p_fake:7.4f}  {model}", flush=True)
+            print(f"{_printable(answer.file):<{width}}  {label:<5}  {answer.p_fake:7.4f}  {model}", flush=True)
         else:
             complete = False
-            print(f"{answer.file:<{width}}  {'-':<5}  {'-':>7}  unreadable: {answer.error}", flush=True)
+            print(f"{_printable(answer.file):<{width}}  {'-':<5}  {'-':>7}  unreadable: {answer.error}", flush=True)
     return complete
+
+
+def _printable(file: str) -> str:
+    """The name with \\xNN for bytes that are no UTF-8, which cannot be printed."""
+    return os.fsencode(file).decode("utf-8", "backslashreplace")
 
 
 def _print_json(answers: Iterable[Answer], detector: Detector) -> bool:
@@ -172,7 +177,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     answers = predict_files(detector, files, options.frames)
     if options.json:
         return 0 if _print_json(answers, detector) else 1
-    width = max(len(str(file)) for file in files)
+    width = max(len(_printable(str(file))) for file in files)
     return 0 if _print_table(answers, detector, width) else 1
 
 

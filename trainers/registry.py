@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import os
 import re
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,12 @@ from trainers.store import database_file, ensure_reachable, tracking_uri
 from trainers.tracking import client_of, mlflow_module, source_tags
 
 CHAMPION, CHALLENGER = "champion", "challenger"
-MAX_DIFFERENCE = 1e-5  # between P(fake) of the model as registered and as trained
+MAX_DIFFERENCE = 1e-5  # between the P(fake) that a network gives in its several forms on one machine
+# Between P(fake) where the model was trained and here, both float32. Kernels of two kinds of devices, or TF32 where
+# somebody turned it on (10 bits, 5e-4 a product), move the logits of a deep network by some 1e-2, and P(fake) by a
+# quarter of that at most. Other weights, pixels or labels move it by tenths.
+MAX_DEVICE_DIFFERENCE = 0.02
+_ROUNDING = 1e-9  # of float64 arithmetic after the network
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +115,7 @@ def register(
       label_names: of label 0 and 1.
       tags: of the model version; the run's id and source commit are added.
       expected: the network's P(fake) of `images`, before any temperature, as computed where the model was trained;
-        None: computed from `keras_file`.
+        None: not compared. The tag `training_difference` of the version says how far it is from what is computed here.
       aspect: how an image becomes a square, as `records.pixels.load_pixels` takes it.
       epoch: after which the model was taken, counted from 0.
 
@@ -117,14 +123,18 @@ def register(
       The version.
 
     Raises:
-      RuntimeError: the packed model's P(fake) differs by more than MAX_DIFFERENCE. Nothing is registered then.
+      RuntimeError: the packed model's P(fake) differs by more than MAX_DIFFERENCE from that of `keras_file` on this
+        machine, or that by more than MAX_DEVICE_DIFFERENCE from `expected`. Nothing is registered then.
     """
     client = client_of()
-    reference = packing.score_images(keras_file, images, image_size, aspect) if expected is None else expected
     settings = packing.Settings((label_names[0], label_names[1]), image_size, decision, aspect)
     model_id = log_model(client, run_id, keras_file, name=registered_name, settings=settings, epoch=epoch)
     try:
-        _ensure_agreement(load_logged(model_id), images, decision.calibrated(np.asarray(reference)))
+        detector = load_logged(model_id)  # first: from here on float32 is float32 on GPUs too, see verdict.py
+        p_fake = packing.score_images(keras_file, images, image_size, aspect)
+        _ensure_agreement(detector, images, p_fake, decision)
+        if expected is not None:
+            tags = {**tags, "training_difference": f"{_ensure_same_network(p_fake, np.asarray(expected)):.1g}"}
     except Exception:
         client.delete_logged_model(model_id)
         raise
@@ -132,16 +142,44 @@ def register(
         return _create_version(client, model_id, registered_name, {"realshard.run_id": run_id, **source_tags(), **tags})
 
 
-def _ensure_agreement(detector: Detector, images: Sequence[bytes], reference: np.ndarray) -> None:
+def excess_difference(p_fake: np.ndarray, of_network: np.ndarray, temperature: float | None) -> float:
+    """How far the reported P(fake) is from where the network's own comes out, give or take MAX_DIFFERENCE before the
+    temperature: near P(fake) 1 a temperature makes 1e-3 of the last bit of a float32.
+
+    Args:
+      p_fake: float [n], as reported.
+      of_network: float [n], the network's own.
+      temperature: that the logit is divided by; None: none.
+
+    Returns:
+      0.0 where it is nowhere outside; NaN if a number is.
+    """
+    decision, of_network = Decision(temperature=temperature), of_network.astype(np.float64)
+    low, high = (decision.calibrated(of_network + step) for step in (-MAX_DIFFERENCE, MAX_DIFFERENCE))
+    return float(np.maximum(np.maximum(low - p_fake, p_fake - high) - _ROUNDING, 0).max())
+
+
+def _ensure_same_network(p_fake: np.ndarray, expected: np.ndarray) -> float:
+    difference = float(np.abs(p_fake - expected).max())
+    if not difference <= MAX_DEVICE_DIFFERENCE:  # so put, NaN fails too
+        raise RuntimeError(
+            f"the stored network does not give the trained one's scores: P(fake) differs by {difference:.2g} on "
+            f"{len(expected)} images, at most {MAX_DEVICE_DIFFERENCE:g} is allowed between machines; not registered"
+        )
+    return difference
+
+
+def _ensure_agreement(detector: Detector, images: Sequence[bytes], of_network: np.ndarray, decision: Decision) -> None:
     verdicts = detector.predict(images)
     unreadable = [verdict.error for verdict in verdicts if verdict.error]
     if unreadable:
         raise RuntimeError(f"the packed model cannot read an image it was trained on: {unreadable[0]}")
-    difference = np.abs(np.array([verdict.p_fake for verdict in verdicts]) - reference).max()
-    if not difference <= MAX_DIFFERENCE:  # so put, NaN fails too
+    p_fake = np.array([verdict.p_fake for verdict in verdicts])
+    if not excess_difference(p_fake, of_network, decision.temperature) <= 0:
+        difference = np.abs(p_fake - decision.calibrated(of_network)).max()
         raise RuntimeError(
-            f"the packed model does not give the trained one's scores: P(fake) differs by {difference:.2g} "
-            f"on {len(images)} images, at most {MAX_DIFFERENCE:g} is allowed; it was not registered"
+            f"the packed model does not give its network's scores: P(fake) differs by {difference:.2g} "
+            f"on {len(images)} images, at most {MAX_DIFFERENCE:g} before a temperature is allowed; not registered"
         )
 
 
@@ -179,6 +217,27 @@ def load_detector(model_uri: str) -> Detector:
             return Detector(mlflow.pyfunc.load_model(f"models:/{name}/{version}"), name, version)
         except (mlflow.exceptions.MlflowException, OSError) as error:
             raise Refused(f"the model {model_uri} cannot be loaded: {str(error).splitlines()[0]}") from None
+
+
+def fetch_network(model_uri: str, to: Path) -> Path:
+    """Copies the .keras file of a registered model to the path `to`, unless it is there, and returns that.
+
+    Args:
+      model_uri: `models:/NAME/VERSION`.
+
+    Raises:
+      Refused: its files are gone, or hold no such file.
+    """
+    if to.exists():
+        return to
+    with _store_for_all(tracking_uri()) as mlflow, tempfile.TemporaryDirectory(dir=to.parent) as temporary:
+        try:
+            found = mlflow.artifacts.download_artifacts(artifact_uri=f"{model_uri}/artifacts", dst_path=temporary)
+            (file,) = Path(found).glob("*.keras")
+        except (mlflow.exceptions.MlflowException, OSError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise Refused(f"the model {model_uri} has no .keras file that can be had: {reason}") from None
+        return file.rename(to)
 
 
 def resolve(uri: str, model_uri: str) -> tuple[str, int]:

@@ -62,7 +62,10 @@ def model_card(
         value = summary.get(key)
         return _UNDEFINED if value is None else f"{value:.4f}"
 
-    interval = summary.get("auc_interval")
+    def interval(key: str) -> str:
+        within = summary.get("intervals", {}).get(key)
+        return f" (95 %: {within[0]:.4f} to {within[1]:.4f}, over groups)" if within else ""
+
     lines = [f"# {name}", ""]
     if summary.get("degenerate"):
         lines += [f"**This is no detector: {summary['degenerate_because']}.**", ""]
@@ -77,16 +80,14 @@ def model_card(
         "",
         "| | |",
         "|---|---|",
-        f"| AUC | {number('auc')}"
-        + (f" (95 %: {interval[0]:.4f} to {interval[1]:.4f}, over groups)" if interval else "")
-        + " |",
+        f"| AUC | {number('auc')}{interval('auc')} |",
     ]
     titles = {
         "balanced_accuracy": "balanced accuracy", "accuracy": "accuracy", "recall_real": "recall of real",
         "recall_fake": "recall of fake", "eer": "equal error rate", "tpr_at_fpr_1pct": "fakes found at 1 % FPR",
         "log_loss": "log-loss (nats)", "ece": "expected calibration error",
     }  # fmt: skip
-    lines += [f"| {title} | {number(key)} |" for key, title in titles.items()]
+    lines += [f"| {title} | {number(key)}{interval(key)} |" for key, title in titles.items()]
     base_rate = summary["fake"] / summary["n"] if summary["n"] else 0
     lines += [
         "",

@@ -7,8 +7,9 @@ import numpy as np
 import pyarrow as pa
 
 from tfds_builders.records.errors import Refused
+from tfds_builders.records.pixels import load_pixels
 from trainers.dataset import Records
-from trainers.registry import MAX_DIFFERENCE, Detector
+from trainers.registry import Detector, excess_difference
 
 BATCH_IMAGES = 32
 _PREDICTED_COLUMNS = ("id", "split", "label", "category", "group", "video", "generator")
@@ -32,7 +33,7 @@ def score(detector: Detector, records: Records, dataset: str) -> pa.Table:
       Refused: a damaged record, by name; a model that decodes images otherwise than this version does.
     """
     p_fake = _score(detector, records)
-    _check_decoder(detector, records, p_fake[:_COMPARED_IMAGES])
+    _check_decoder(detector, records)
     table = records.table.select(list(_PREDICTED_COLUMNS))
     table = table.append_column("dataset", pa.array([dataset] * len(table), pa.string()))
     return table.append_column("p_fake", pa.array(p_fake, pa.float64()))
@@ -66,13 +67,16 @@ def _score(detector: Detector, records: Records) -> np.ndarray:
     return p_fake
 
 
-def _check_decoder(detector: Detector, records: Records, p_fake: np.ndarray) -> None:
+def _check_decoder(detector: Detector, records: Records) -> None:
     from trainers.reader import open_reader
 
-    verdicts = detector.predict(list(open_reader(records).images(np.arange(len(p_fake)))))
-    difference = max(abs((verdict.p_fake or 0.0) - value) for verdict, value in zip(verdicts, p_fake, strict=True))
-    if difference > MAX_DIFFERENCE:
+    network = detector.network
+    images = list(open_reader(records).images(np.arange(min(len(records), _COMPARED_IMAGES))))
+    pixels = np.stack([load_pixels(image, network.image_size, network.aspect) for image in images])
+    p_fake = np.array([verdict.p_fake or 0.0 for verdict in detector.predict(images)])
+    excess = excess_difference(p_fake, network.p_fake_of(pixels).numpy(), network.temperature)
+    if not excess <= 0:
         raise Refused(
             f"{detector.name} v{detector.version} decodes images otherwise than this version does: P(fake) differs by "
-            f"{difference:.2g} on the first {len(p_fake)} images. Evaluate it with the version that trained it."
+            f"{excess:.2g} on the first {len(images)} images. Evaluate it with the version that trained it."
         )

@@ -3,8 +3,8 @@
     python trainers/cnn.py --search --search-trials 20 --search-space learning_rate=1e-4:1e-2 dropout=0.2,0.5
 
 The trials are children of one MLflow run, which keeps search.json: all trials, and the command of the best. Settings
-are drawn by --seed, so the same command with the same --name draws them again and finds the jobs that have finished.
-The test images have no say.
+are drawn by --seed, all different, so the same command with the same --name draws them again and finds the jobs that
+have finished. The test images have no say.
 """
 
 import dataclasses
@@ -17,6 +17,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from tfds_builders.records.errors import Refused
 from trainers import job, metrics, tracking
@@ -86,7 +88,8 @@ def run(config: Config, plan: SearchConfig, program: str) -> SearchResult:
         run_id = tracking.open_run(tracking.experiment(config.job.experiment), name, told, {}, reopen=True)
         logger = RunLogger(run_id)
         with ending_badly(logger, f"the same command with --name {name}"):
-            trials = _ranked(_try(config, plan, space, name, run_id), plan.search_by)
+            settings = draw(space, plan.search_trials, config.job.seed)
+            trials = _ranked(_try(config, plan, settings, name, run_id), plan.search_by)
             if trials[0].score is None:
                 raise Refused(f"no trial of {name} came to its end. The first one: {trials[0].error}")
             best = with_values(config, trials[0].values)
@@ -99,13 +102,41 @@ def run(config: Config, plan: SearchConfig, program: str) -> SearchResult:
     return result
 
 
-def _try(config: Config, plan: SearchConfig, space: Sequence[Choice], name: str, run_id: str) -> list[Trial]:
+def draw(space: Sequence[Choice], number: int, seed: int) -> list[dict[str, float]]:
+    """Settings to try, drawn at random and all different; fewer than `number` where the space has not so many.
+
+    A trial's job is named by its settings, so equal ones would be one job.
+    """
+    random = np.random.default_rng(seed)
+    found: list[dict[str, float]] = []
+    for _ in range(100 * number):  # of 8 possible settings, 800 draws miss one once in 10^45 searches
+        values = rounded({choice.parameter: _drawn(choice, random) for choice in space})
+        if values not in found:
+            found.append(values)
+        if len(found) == number:
+            break
+    return found
+
+
+def _drawn(choice: Choice, random: np.random.Generator) -> float:
+    if not choice.is_range:
+        return float(random.choice(choice.values))
+    low, high = choice.values
+    if choice.parameter in LOGARITHMIC:
+        return float(np.exp(random.uniform(np.log(low), np.log(high))))
+    return float(random.uniform(low, high))
+
+
+def _try(
+    config: Config, plan: SearchConfig, settings: Sequence[Mapping[str, float]], name: str, run_id: str
+) -> list[Trial]:
     from ray import tune
     from ray.tune.search.basic_variant import BasicVariantGenerator
 
     os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"  # paths in the config are the caller's
 
-    def trial(values: dict[str, float]) -> None:
+    def trial(given: dict[str, dict[str, float]]) -> None:
+        values = given["settings"]
         os.environ.update(places)
         try:
             score = _score(job.run(_trial_config(from_dict(told), values, name), parent=run_id), plan.search_by)
@@ -123,30 +154,19 @@ def _try(config: Config, plan: SearchConfig, space: Sequence[Choice], name: str,
     tuner = tune.Tuner(
         # A trial waits for the workers of its job: it takes no CPU from them, and Tune wants it to take something.
         tune.with_resources(trial, {"memory": 1}),
-        param_space={choice.parameter: _domain(choice) for choice in space},
-        tune_config=tune.TuneConfig(
-            search_alg=BasicVariantGenerator(max_concurrent=plan.search_at_once, random_state=config.job.seed),
-            num_samples=plan.search_trials,
-        ),
+        param_space={"settings": tune.grid_search(list(settings))},
+        tune_config=tune.TuneConfig(search_alg=BasicVariantGenerator(max_concurrent=plan.search_at_once)),
         run_config=tune.RunConfig(name=name, storage_path=str(ray_dir()), verbose=0),
     )
     return [
         Trial(
-            _trial_config(config, rounded(found.config), name).job.name,
-            rounded(found.config),
+            _trial_config(config, found.config["settings"], name).job.name,
+            found.config["settings"],
             None if found.error else found.metrics["score"],
             _reason(found.error) if found.error else "",
         )
         for found in tuner.fit()
     ]
-
-
-def _domain(choice: Choice) -> Any:
-    from ray import tune
-
-    if not choice.is_range:
-        return tune.choice(list(choice.values))
-    return (tune.loguniform if choice.parameter in LOGARITHMIC else tune.uniform)(*choice.values)
 
 
 def _score(result: job.JobResult, by: str) -> float:
@@ -167,21 +187,36 @@ def _ranked(trials: Sequence[Trial], by: str) -> tuple[Trial, ...]:
 
 
 def possible(config: Config, plan: SearchConfig) -> tuple[Choice, ...]:
-    """What the plan tries of this model: the usual space without dropout for a variant that has no dropout layer.
+    """What the plan tries of this model: of the usual space what changes something, thus no dropout for a variant
+    without dropout layers, and no augmentation where there is nothing to multiply.
 
     Raises:
-      Refused: --dropout was asked for, and there is none; or another setting of the model that cannot be.
+      Refused: one of these was asked for; or another setting of the model that cannot be.
     """
     check = FAMILIES[config.model.family].check
     check(config.model)
-    has_dropout = True
-    try:
-        check(replace(config.model, dropout=0.5))
-    except Refused:
-        if plan.search_space != DEFAULT_SPACE and any(choice.parameter == "dropout" for choice in plan.space):
-            raise
-        has_dropout = False
-    return tuple(choice for choice in plan.space if has_dropout or choice.parameter != "dropout")
+    is_asked = plan.search_space != DEFAULT_SPACE
+    idle = set()
+    for parameter, ensure in (
+        ("dropout", lambda: check(replace(config.model, dropout=0.5))),
+        ("augmentation", lambda: _ensure_augmented(config)),
+    ):
+        try:
+            ensure()
+        except Refused:
+            if is_asked and any(choice.parameter == parameter for choice in plan.space):
+                raise
+            idle.add(parameter)
+    return tuple(choice for choice in plan.space if choice.parameter not in idle)
+
+
+def _ensure_augmented(config: Config) -> None:
+    augmentation = config.augmentation
+    if not augmentation.augment or not any(getattr(augmentation, name) for name in STRENGTHS):
+        raise Refused(
+            "--search-space augmentation multiplies strengths that are there. Received: a recipe without any, "
+            f"{config.model.variant}. Leave it out, or give some, such as --augment --brightness 0.1."
+        )
 
 
 def rounded(values: Mapping[str, float]) -> dict[str, float]:
@@ -193,12 +228,13 @@ def with_values(config: Config, values: Mapping[str, float]) -> Config:
     """The config with other settings.
 
     Args:
-      values: by name, as in --search-space; `augmentation` multiplies the strengths that the config has, 0 is none.
+      values: by name, as in --search-space; `augmentation` multiplies the strengths that the config has, 0 is none, and
+        without augmentation there are none.
     """
     options: dict[str, Any] = {name: values[name] for name in ("learning_rate", "weight_decay") if name in values}
     model = replace(config.model, dropout=values.get("dropout", config.model.dropout))
     augmentation = config.augmentation
-    if (strength := values.get("augmentation")) is not None:
+    if augmentation.augment and (strength := values.get("augmentation")) is not None:
         strengths: dict[str, Any] = rounded(
             {name: min(strength * getattr(augmentation, name), most) for name, most in STRENGTHS.items()}
         )
@@ -208,7 +244,6 @@ def with_values(config: Config, values: Mapping[str, float]) -> Config:
 
 def _trial_config(config: Config, values: Mapping[str, float], search: str) -> Config:
     """The config of a trial, whose name follows from what was drawn."""
-    values = rounded(values)
     key = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
     config = with_values(config, values)
     return replace(config, job=replace(config.job, name=f"{search}.{key}", register=False))

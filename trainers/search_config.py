@@ -37,7 +37,7 @@ class SearchConfig:
     search_at_once: int = 1  # So many of them at the same time; give each its part with --cpus-per-worker.
     # What is tried: NAME=LOW:HIGH or NAME=A,B,C. Names: learning_rate, weight_decay, dropout (of all dropout layers),
     # augmentation (what brightness, contrast, hue, saturation, rotation and shift are multiplied by; 0: none).
-    # Default: all four, dropout where the variant has such layers.
+    # Default: all four, dropout where the variant has such layers, augmentation where the recipe has any.
     search_space: tuple[str, ...] = simple_parsing.field(default=DEFAULT_SPACE, metavar="NAME=VALUES")
     search_by: str = "auc"  # The best on the validation images: `auc` or `log_loss`.
 

@@ -120,6 +120,8 @@ def prepare_process(resources: Resources, deterministic: bool = False) -> None:
             f"{platform.node()}. Install realshard there with its GPU packages, .[gpu], and NVIDIA's driver, or start "
             "Ray there with --num-gpus 0 to train on CPUs."
         )
+    # On newer GPUs products are rounded to 10 bits unless told otherwise. Who wants speed takes --precision.
+    tf.config.experimental.enable_tensor_float_32_execution(False)
     if deterministic:
         tf.config.experimental.enable_op_determinism()
     tf.config.threading.set_intra_op_parallelism_threads(resources.cpus)

@@ -3,16 +3,13 @@
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 
-
-def average_models(members: Sequence[Any], name: str, stretch: bool = False) -> Any:
+def average_models(members: Sequence[Any], name: str) -> Any:
     """A model that holds the members, and gives the mean of what they give.
 
     Args:
       members: models uint8 [batch, size, size, 3] -> P(fake) [batch, 1], of one input size. They are renamed.
       name: of the new model.
-      stretch: whether to double the mean's distance from 0.5, see `stretched`.
 
     Raises:
       ValueError: the members' inputs differ.
@@ -26,12 +23,4 @@ def average_models(members: Sequence[Any], name: str, stretch: bool = False) -> 
     for number, member in enumerate(members, 1):
         member.name = f"member{number}"
     p_fake = keras.layers.Average(name="mean")([member(image) for member in members])
-    if stretch:
-        p_fake = keras.layers.Rescaling(2.0, offset=-0.5, name="stretched")(p_fake)
-        p_fake = keras.ops.clip(p_fake, 0.0, 1.0)
     return keras.Model(image, p_fake, name=name)
-
-
-def stretched(p_fake: np.ndarray) -> np.ndarray:
-    """Probabilities at twice their distance from 0.5: (p - 0.5) * 2 + 0.5, kept within [0, 1]."""
-    return np.clip((p_fake - 0.5) * 2 + 0.5, 0.0, 1.0)

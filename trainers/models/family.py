@@ -33,7 +33,6 @@ class Ensemble:
     size: int  # members
     max_log_loss: float | None = None  # on validation, nats: a member above it is trained again; None: never
     max_retries: int = 0  # so many times at most
-    stretch: bool = False  # double the average's distance from 0.5
 
 
 @dataclass(frozen=True)
@@ -58,18 +57,38 @@ def weights_file(weights: str) -> Path | None:
     return None if weights in ("imagenet", "none") else Path(weights).expanduser()
 
 
+def is_registered(weights: str) -> bool:
+    """Whether --weights names a registered model; the driver gives the workers its file."""
+    return weights.startswith("models:/")
+
+
 def check_weights_file(weights: str) -> None:
-    """Refuses a --weights that should be a file and is none.
+    """Refuses a --weights that should be a file and is none. A registered model is not looked for here.
 
     Raises:
       Refused: no such file, or neither .keras nor .h5.
     """
     path = weights_file(weights)
-    if path is not None and (not path.is_file() or path.suffix not in (".keras", ".h5")):
+    if path is not None and not is_registered(weights) and (not path.is_file() or path.suffix not in (".keras", ".h5")):
         raise Refused(
-            f"--weights must be imagenet, none, or an existing .keras or .h5 file. Received: {weights!r}. "
+            "--weights must be imagenet, none, models:/NAME@ALIAS, or an existing .keras or .h5 file. "
+            f"Received: {weights!r}. "
             "Give the path of such a file, or --weights none to train every layer from random weights."
         )
+
+
+def is_keras_2_file(weights: str) -> bool:
+    """Whether --weights names an .h5 file as Keras 2 wrote them, and not one of Keras 3."""
+    path = weights_file(weights)
+    if path is None or path.suffix != ".h5":
+        return False
+    import h5py
+
+    try:
+        with h5py.File(path, "r") as file:
+            return "layer_names" in file.get("model_weights", file).attrs
+    except OSError:  # no such file at all: whoever loads it will say so
+        return False
 
 
 def check_from_scratch(config: ModelConfig) -> None:
@@ -80,7 +99,7 @@ def check_from_scratch(config: ModelConfig) -> None:
     """
     if config.weights == "imagenet":
         raise Refused(
-            f"--weights of {config.family} must be none or a file, since there are no ImageNet weights of it. "
+            f"--weights of {config.family} must be none or a file or model, since there are no ImageNet weights of it. "
             "Received: 'imagenet'. Leave --weights out."
         )
     check_weights_file(config.weights)

@@ -9,6 +9,7 @@ sum a layer suffices, and nothing is searched.
 """
 
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,7 +35,8 @@ class GlobalBatch:
 class GlobalBatchDropout(keras.layers.Dropout):
     """`keras.layers.Dropout` whose mask is a function of (seed, step, layer name) alone.
 
-    A training-time layer: models are saved with the stock layer in its place.
+    A training-time layer: models are saved with the stock layer in its place. In a frozen part of the model it does
+    nothing, as batch normalisation does nothing new there.
     """
 
     def __init__(self, rate: float, global_batch: GlobalBatch, **kwargs: Any):
@@ -43,13 +45,16 @@ class GlobalBatchDropout(keras.layers.Dropout):
 
     def call(self, inputs, training=False):
         """inputs: floats [images, ...], one replica's equal share of the global batch, or the part being shown."""
-        if not training or self.rate == 0:
+        if not training or not self.trainable or self.rate == 0:
             return inputs
         batch = self.global_batch
         # Two int32 words of seed: the seed and the layer in one, the step in the other.
         key = zlib.crc32(f"{batch.seed}/{self.name}".encode()) & 0x7FFFFFFF
         seed = tf.stack([tf.constant(key, tf.int64), tf.convert_to_tensor(batch.step)])
-        mask = tf.random.stateless_uniform([batch.size, *inputs.shape[1:]], seed) >= self.rate
+        shape = inputs.shape[1:]
+        if self.noise_shape:  # 1 where a whole image or channel is dropped, None where each element is for itself
+            shape = [size or whole for size, whole in zip(self.noise_shape[1:], shape, strict=True)]
+        mask = tf.random.stateless_uniform([batch.size, *shape], seed) >= self.rate
         replica = tf.distribute.get_replica_context().replica_id_in_sync_group
         rows = batch.size // tf.distribute.get_strategy().num_replicas_in_sync
         first = replica * rows + batch.first_row
@@ -69,6 +74,25 @@ def dropout_maker(global_batch: GlobalBatch):
 def stock_dropout(rate: float, name: str) -> keras.layers.Dropout:
     """The same for a model that is to be saved."""
     return keras.layers.Dropout(rate, name=name)
+
+
+def with_dropout_of(model: keras.Model, dropout: Callable[[float, str], Any]) -> keras.Model:
+    """The model with layers of `dropout` in place of Keras's, whose noise shape they get; the others are shared with
+    `model`.
+
+    Args:
+      model: without models inside it.
+      dropout: a function (rate, name) -> layer.
+    """
+
+    def replaced(layer):
+        if type(layer) is not keras.layers.Dropout:
+            return layer
+        new = dropout(layer.rate, layer.name)
+        new.noise_shape = layer.noise_shape
+        return new
+
+    return keras.models.clone_model(model, clone_function=replaced)
 
 
 class GlobalBatchNormalization(keras.layers.BatchNormalization):

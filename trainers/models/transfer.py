@@ -187,11 +187,10 @@ def train_top(num_frozen: Callable[[Any], int]) -> Callable[[Any, ModelConfig], 
 
 
 def phases(config: Config, set_trainable: Callable[[Any, ModelConfig], str] = train_head) -> list[Phase]:
-    """The head first if asked for, then what `set_trainable` marks; everything at once when there are no weights to
-    keep."""
+    """The head epochs at their rate, if there are any, then the others at theirs: the head first, then what
+    `set_trainable` marks; everything in both when there are no weights to keep."""
     options = config.optimiser
-    if config.model.weights == "none":
-        rate = options.head_learning_rate if options.head_epochs else options.learning_rate
-        return [Phase(options.epochs, rate, train_all)]
-    head = [Phase(options.head_epochs, options.head_learning_rate, train_head)] if options.head_epochs else []
-    return [*head, Phase(options.epochs - options.head_epochs, options.learning_rate, set_trainable)]
+    is_random = config.model.weights == "none"
+    first, then = (train_all, train_all) if is_random else (train_head, set_trainable)
+    head = [Phase(options.head_epochs, options.head_learning_rate, first)] if options.head_epochs else []
+    return [*head, Phase(options.epochs - options.head_epochs, options.learning_rate, then)]
