@@ -13,7 +13,7 @@ from ray import serve
 from cluster.asking import BATCHES, MAX_LONG
 from cluster.ports import prepare_to_listen
 from cluster.videos import frames_of
-from tfds_builders.records.decode import encode_png
+from tfds_builders.records.decode import encode_png, plain_bytes
 from tfds_builders.records.errors import Refused
 from tfds_builders.records.facts import BadImage
 from tfds_builders.records.header import inspect
@@ -120,7 +120,7 @@ class Replica:
     async def predict(self, images: list[bytes]) -> list[dict[str, Any]]:
         """Of each image: label, p_fake, threshold, error, is_unsure, frames (None), model, version."""
         detector = self._detector  # the whole batch by one version
-        return [_answer(detector, verdict) for verdict in await asyncio.to_thread(_judge, detector, images)]
+        return [_answer(detector, verdict) for verdict in await asyncio.to_thread(judge, detector, images)]
 
     async def predict_video(self, video: bytes) -> dict[str, Any]:
         """The same of one video; frames: on how many its verdict rests."""
@@ -151,13 +151,24 @@ class Replica:
         return {"model": self._detector.name, "version": self._detector.version, "problem": self._problem}
 
 
-def _judge(detector: Detector, images: list[bytes]) -> list[Verdict]:
+def judge(detector: Detector, images: list[bytes]) -> list[Verdict]:
+    """The verdict on each image, or why there is none."""
     errors = [objection(data) for data in images]
-    verdicts = detector.predict([b"" if error else data for data, error in zip(images, errors, strict=True)])
+    verdicts = detector.predict([b"" if error else _one_page(data) for data, error in zip(images, errors, strict=True)])
     return [
         dataclasses.replace(verdict, error=error) if error else verdict
         for verdict, error in zip(verdicts, errors, strict=True)
     ]
+
+
+def _one_page(data: bytes) -> bytes:
+    """The first page of a TIFF of several as a file of its own, anything else as it is. Models registered before
+    convertible.py looked at the first page alone carry a decoder that counts them, for hours if there are many."""
+    with contextlib.suppress(BadImage):
+        facts = inspect(data)
+        if facts.format == "TIFF" and facts.animated:
+            return plain_bytes(data)
+    return data
 
 
 def _answer(detector: Detector, verdict: Verdict, num_frames: int | None = None) -> dict[str, Any]:

@@ -111,6 +111,25 @@ def _scans(random: np.random.Generator) -> bytes:
     return jpeg[:-2] + jpeg[jpeg.rindex(b"\xff\xda") : -2] * (MAX_SCANS + 1) + jpeg[-2:]
 
 
+def tiff_pages(count: int) -> bytes:
+    """A TIFF of one picture, whose directory is followed by `count` copies of itself, every one naming the next."""
+    tiff = bytearray(small_model.image_bytes("TIFF"))
+    tiff += bytes(len(tiff) % 2)
+    (first,) = struct.unpack_from("<I", tiff, 4)
+    (entries,) = struct.unpack_from("<H", tiff, first)
+    directory, begin = bytes(tiff[first : first + 2 + 12 * entries]), len(tiff)
+    length = len(directory) + 4
+    struct.pack_into("<I", tiff, first + len(directory), begin)
+    for number in range(1, count + 1):
+        tiff += directory + struct.pack("<I", begin + length * number if number < count else 0)
+    return bytes(tiff)
+
+
+@functools.cache
+def _thousands_of_pages() -> bytes:
+    return tiff_pages(20_000)
+
+
 def _polyglot(random: np.random.Generator) -> bytes:
     other = (b"<html><script>1</script></html>", b"PK\x03\x04" + bytes(60), b"%PDF-1.7\n", b"#!/bin/sh\nexit\n")
     image, text = _image(random), other[random.integers(len(other))]
@@ -187,6 +206,7 @@ _KINDS: dict[str, tuple[set, Callable[[np.random.Generator, int], Send]]] = {
     "known bad image": (READ_OR_NOT, lambda _, n: _post(list(BAD.values())[n // 7 % len(BAD)]().data or b"\0")),
     "huge by header": (UNREADABLE, lambda random, _: _post(_bomb(random))),
     "many scans": (UNREADABLE, lambda random, _: _post(_scans(random))),
+    "many pages": ({200}, lambda *_: _post(_thousands_of_pages())),
     "huge, to explain": (UNREADABLE, lambda random, _: _post(_bomb(random), path="/v1/explain")),
     "bad video": (READ_OR_NOT, lambda random, _: _post(_bad_video(random))),
     "polyglot": (READ_OR_NOT, lambda random, _: _post(_polyglot(random))),

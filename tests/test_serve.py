@@ -13,6 +13,7 @@ import numpy as np
 import psutil
 import pytest
 import small_model
+from bad_requests import tiff_pages
 from PIL import Image
 from ray.exceptions import RayActorError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
@@ -24,10 +25,12 @@ from tiny_sources import video
 from cluster.api import PAGE, make_api
 from cluster.asking import MAX_VIDEOS, Asking
 from cluster.refusal import Refusal
-from cluster.replica import MAX_PIXELS, MAX_SCANS, objection
+from cluster.replica import MAX_PIXELS, MAX_SCANS, judge, objection
 from cluster.uploads import MAX_FILES, Uploads
+from tfds_builders.records.decode import decode_rgb
 from tfds_builders.records.errors import Refused
 from tfds_builders.records.frames import take_frames
+from tfds_builders.records.header import inspect
 from trainers import registry, tracking
 from trainers.occlusion import CELLS, occlusion_map
 from trainers.predict import NUM_FRAMES
@@ -238,6 +241,24 @@ def test_images_that_cost_too_much_to_decode_are_not_decoded():
     for kind in small_model.FORMATS:
         assert objection(small_model.image_bytes(kind)) is None
     assert objection(b"no image") is None  # that is for the decoder to say
+
+
+def test_models_get_the_first_page_of_a_tiff_and_nothing_else():
+    """Those registered earlier count the pages."""
+    pages, plain = tiff_pages(20_000), small_model.image_bytes("TIFF")
+    given = []
+
+    class Recorder:
+        """A detector that keeps what it is asked."""
+
+        def predict(self, images: list[bytes]) -> list[registry.Verdict]:
+            given.extend(images)
+            return [registry.Verdict("real", 0.1, 0.5, None) for _ in images]
+
+    judge(Recorder(), [pages, plain])
+    assert inspect(given[0]).format == "PNG"
+    np.testing.assert_array_equal(decode_rgb(given[0]), decode_rgb(plain))
+    assert given[1] is plain
 
 
 class Failing:
