@@ -14,7 +14,7 @@ from fastapi.responses import FileResponse, JSONResponse
 from starlette.routing import Route
 
 from cluster.around import Around, Counts, refused
-from cluster.asking import Asking
+from cluster.asking import ANSWER_SECS, READY_SECS, Asking, within
 from cluster.refusal import Refusal
 from cluster.uploads import BODY_SECS, Uploads
 
@@ -43,22 +43,28 @@ def make_api(asking: Asking, token: str, body_secs: float = BODY_SECS) -> FastAP
 
 
 def _add_verdicts(api: FastAPI, asking: Asking, uploads: Uploads, counts: Counts) -> None:
-    @api.post("/v1/predict", summary="Verdicts on images and videos: multipart files, or one file as the body")
-    async def predict(request: Request) -> JSONResponse:
+    async def verdicts(request: Request) -> list[dict[str, Any]]:
         async with uploads.files(request) as files:
             answers = await asking.predict([data for _, data in files])
-            results = [{"file": name, **answer} for (name, _), answer in zip(files, answers, strict=True)]
-        for answer in answers:
+            return [{"file": name, **answer} for (name, _), answer in zip(files, answers, strict=True)]
+
+    async def evidence(request: Request) -> dict[str, Any]:
+        async with uploads.files(request) as files:
+            if len(files) != 1:
+                raise Refusal(400, f"One image is explained at a time; received {len(files)}.")
+            return await asking.explain(files[0][1])
+
+    @api.post("/v1/predict", summary="Verdicts on images and videos: multipart files, or one file as the body")
+    async def predict(request: Request) -> JSONResponse:
+        results = await within(ANSWER_SECS, verdicts(request))
+        for answer in results:
             counts.images.labels(answer["label"] or "unreadable").inc()
-        readable = any(answer["error"] is None for answer in answers)
+        readable = any(answer["error"] is None for answer in results)
         return JSONResponse({"results": results}, status_code=200 if readable else 422)
 
     @api.post("/v1/explain", summary="Where the evidence lies in one image")
     async def explain(request: Request) -> JSONResponse:
-        async with uploads.files(request) as files:
-            if len(files) != 1:
-                raise Refusal(400, f"One image is explained at a time; received {len(files)}.")
-            answer = await asking.explain(files[0][1])
+        answer = await within(ANSWER_SECS, evidence(request))
         return JSONResponse(answer, status_code=422 if answer["error"] else 200)
 
 
@@ -69,7 +75,7 @@ def _add_health(api: FastAPI, asking: Asking, counts: Counts) -> None:
 
     @api.get("/readyz", summary="A model is loaded; which")
     async def readyz() -> dict[str, Any]:
-        return {"status": "ready", **await asking.version()}
+        return {"status": "ready", **await within(READY_SECS, asking.version())}
 
     @api.get("/metrics", include_in_schema=False)
     async def metrics() -> Response:

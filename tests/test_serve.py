@@ -1,12 +1,15 @@
 """The served champion: verdicts over HTTP, refusals with a reason, a page needing nothing else, change of versions."""
 
 import asyncio
+import functools
 import io
 import itertools
 import json
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Awaitable
 from pathlib import Path
 
 import numpy as np
@@ -22,10 +25,11 @@ from starlette.requests import Request
 from starlette.testclient import TestClient
 from tiny_sources import video
 
+from cluster import replica
 from cluster.api import PAGE, make_api
-from cluster.asking import MAX_VIDEOS, Asking
+from cluster.asking import MAX_LONG, MAX_VIDEOS, Asking, within
+from cluster.bounds import MAX_PIXELS, MAX_SCANS, objection, work_of
 from cluster.refusal import Refusal
-from cluster.replica import MAX_PIXELS, MAX_SCANS, judge, objection
 from cluster.uploads import MAX_FILES, Uploads
 from tfds_builders.records.decode import decode_rgb
 from tfds_builders.records.errors import Refused
@@ -241,6 +245,131 @@ def test_images_that_cost_too_much_to_decode_are_not_decoded():
     for kind in small_model.FORMATS:
         assert objection(small_model.image_bytes(kind)) is None
     assert objection(b"no image") is None  # that is for the decoder to say
+    assert work_of(jpeg) == 40 * 56
+    assert work_of(jpeg[:-2] + jpeg[jpeg.index(b"\xff\xda") : -2] * 19 + b"\xff\xd9") == 3 * 40 * 56  # 20 scans
+    assert work_of(b"no image") == work_of(scans) == work_of(file.getvalue()) == 0
+
+
+class Held:
+    """A handle whose replica answers once it is let, and counts what it was asked."""
+
+    def __init__(self) -> None:
+        self.predict_video = self.explain = self
+        self.may_answer, self.asked = asyncio.Event(), 0
+
+    async def remote(self, data: bytes) -> dict:
+        """Answers some time."""
+        self.asked += 1
+        await self.may_answer.wait()
+        return {"label": "real", "error": None}
+
+
+def refused(secs: float, work: Awaitable) -> Awaitable[str]:
+    """The refusal of `work`, which must be a 503, after at most `secs`."""
+
+    async def sentence() -> str:
+        with pytest.raises(Refusal) as refusal:
+            await within(secs, work)
+        assert refusal.value.status == 503
+        return str(refusal.value)
+
+    return sentence()
+
+
+def test_what_nobody_waits_for_any_more_is_counted_until_it_is_done():
+    async def run() -> None:
+        image, held = small_model.image_bytes("PNG"), Held()
+        asking = Asking(held)
+        given_up = [refused(0.05, asking.explain(image)) for _ in range(MAX_LONG - 1)]
+        assert all("No answer" in said for said in await asyncio.gather(*given_up))
+        leaving = asyncio.create_task(within(60, asking.explain(image)))
+        while held.asked < MAX_LONG:
+            await asyncio.sleep(0)
+        leaving.cancel()
+        await asyncio.wait([leaving])
+        assert "busy" in await refused(60, asking.explain(image))
+        held.may_answer.set()
+        while True:  # the replica is done with them one after another
+            try:
+                assert (await within(60, asking.explain(image)))["label"] == "real"
+                break
+            except Refusal:
+                await asyncio.sleep(0)
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(("limit", "value"), [("MAX_WAITING", 1), ("MAX_WAITING_WORK", 3000)])
+def test_files_and_pixels_that_wait_are_bounded(monkeypatch, limit, value):
+    monkeypatch.setattr(f"cluster.asking.{limit}", value)
+
+    async def run() -> None:
+        image, held = small_model.image_bytes("PNG"), Held()  # of 2240 pixels
+        asking = Asking(held)
+        assert "No answer" in await refused(0.05, asking.explain(image))
+        assert "busy" in await refused(60, asking.explain(image))
+        assert held.asked == 1
+
+    asyncio.run(run())
+
+
+def test_a_request_of_too_many_pixels_is_refused(monkeypatch):
+    image = small_model.image_bytes("PNG")
+    monkeypatch.setattr("cluster.asking.MAX_WORK", 3000)
+    client = TestClient(make_api(Asking(None), token=""))
+    answer = client.post("/v1/predict", content=form_of({"a": image, "b": image}), headers={"Content-Type": FORM})
+    assert (answer.status_code, "to decode" in answer.json()["error"]) == (413, True)
+
+
+def test_bytes_are_held_while_a_replica_has_them(monkeypatch):
+    image, held = small_model.image_bytes("PNG"), Held()
+    monkeypatch.setattr("cluster.api.ANSWER_SECS", 0.05)
+    monkeypatch.setattr("cluster.api.Uploads", functools.partial(Uploads, max_held_bytes=len(image) + 1))
+    api = make_api(Asking(held), token="")
+
+    with TestClient(api) as client:  # one event loop for all requests
+        said = [client.post("/v1/explain", content=image).json()["error"] for _ in range(2)]
+        assert "No answer" in said[0]
+        assert "Too much" in said[1]
+        client.portal.call(held.may_answer.set)
+        while client.post("/v1/explain", content=image).status_code != 200:
+            pass
+
+
+def test_long_work_of_a_client_that_left_keeps_other_long_work_waiting(monkeypatch):
+    """Two pictures at a time would take the CPU from verdicts on images."""
+    running, most, begun, may_end = 0, 0, threading.Event(), threading.Event()
+
+    def explain(*_: object) -> tuple[float, np.ndarray]:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        begun.set()
+        may_end.wait(60)
+        running -= 1
+        return 0.5, np.zeros((CELLS, CELLS))
+
+    monkeypatch.setattr(replica, "prepare_to_listen", lambda: None)
+    monkeypatch.setattr(replica, "load_tried", lambda _: registry.Detector(None, "a-model", 1))
+    monkeypatch.setattr("trainers.occlusion.occlusion_map", explain)
+
+    async def run() -> None:
+        held, image = replica.Replica.func_or_class("models:/a-model/1"), small_model.image_bytes("PNG")
+        leaving = asyncio.create_task(held.explain(image))
+        await asyncio.to_thread(begun.wait, 60)
+        given_up, staying = (asyncio.create_task(held.explain(image)) for _ in range(2))
+        await asyncio.sleep(0)
+        leaving.cancel()
+        given_up.cancel()
+        await asyncio.wait([leaving, given_up])
+        assert not (await asyncio.wait([staying], timeout=0.2))[0]
+        begun.clear()
+        may_end.set()
+        assert (await staying)["p_fake"] == 0.5
+        assert begun.is_set()
+
+    asyncio.run(run())
+    assert most == 1
 
 
 def test_models_get_the_first_page_of_a_tiff_and_nothing_else():
@@ -255,7 +384,7 @@ def test_models_get_the_first_page_of_a_tiff_and_nothing_else():
             given.extend(images)
             return [registry.Verdict("real", 0.1, 0.5, None) for _ in images]
 
-    judge(Recorder(), [pages, plain])
+    replica.judge(Recorder(), [pages, plain])
     assert inspect(given[0]).format == "PNG"
     np.testing.assert_array_equal(decode_rgb(given[0]), decode_rgb(plain))
     assert given[1] is plain
