@@ -5,6 +5,7 @@ import functools
 import io
 import itertools
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -225,14 +226,41 @@ def test_a_moved_alias_is_followed_without_a_failed_request(address, tmp_path):
     assert [number for number, _ in itertools.groupby(seen)] in ([1, version], [version])
 
 
-def test_a_token_is_asked_for_where_one_is_set():
-    client = TestClient(make_api(Asking(None), token="secret"))
-    for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic secret"}):
-        answer = client.post("/v1/predict", headers=headers)
-        assert answer.status_code == 401
-        assert answer.headers["WWW-Authenticate"] == "Bearer"
-    assert client.post("/v1/predict", headers={"Authorization": "Bearer secret"}).status_code == 400  # no image
-    assert client.get("/healthz").status_code == 200
+@pytest.mark.parametrize("prefix", ["", "/x"])
+def test_a_token_is_asked_for_where_one_is_set(prefix):
+    """Under a route prefix too, of which a reverse proxy or Serve tells the application as root_path."""
+    client = TestClient(make_api(Asking(None), token="secret"), root_path=prefix)
+    for path in ("/v1/predict", "/v1/explain"):
+        for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic secret"}):
+            answer = client.post(prefix + path, content=small_model.image_bytes("PNG"), headers=headers)
+            assert answer.status_code == 401
+            assert answer.headers["WWW-Authenticate"] == "Bearer"
+        allowed = client.post(prefix + path, headers={"Authorization": "Bearer secret"})
+        assert allowed.status_code == 400  # no image
+    assert client.get(f"{prefix}/healthz").status_code == 200
+    assert 'path="/v1/predict",status="401"' in client.get(f"{prefix}/metrics").text
+
+
+def test_paths_that_are_open_without_a_token_are_these():
+    api = make_api(Asking(None), token="secret")
+    client = TestClient(api, raise_server_exceptions=False)
+    unguarded = {
+        route.path
+        for route in api.routes
+        for method in route.methods
+        if client.request(method, route.path).status_code != 401
+    }
+    assert unguarded == {"/", "/page.js", "/page.css", "/icon.svg", "/healthz", "/readyz", "/metrics", "/openapi.json"}
+
+
+def test_the_page_works_under_a_prefix():
+    """What it names is named relative to it."""
+    page = "".join((PAGE / name).read_text() for name in ("index.html", "page.js"))
+    client = TestClient(make_api(Asking(None), token=""), root_path="/x")
+    assert client.get("/x").url.path == "/x/"
+    named = re.findall(r'(?:(?:href|src)=|(?:fetch|post)\()"([^"]+)"', page)
+    assert {"page.js", "page.css", "readyz", "v1/predict", "v1/explain"} <= set(named)
+    assert not [name for name in named if client.get(f"/x/{name}").status_code == 404]
 
 
 def test_images_that_cost_too_much_to_decode_are_not_decoded():
