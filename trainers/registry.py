@@ -21,8 +21,9 @@ from tfds_builders.records.pixels import RESIZE
 from trainers import packing
 from trainers.decision import Decision
 from trainers.logged_models import log_model
+from trainers.source_code import source_tags
 from trainers.store import database_file, ensure_reachable, tracking_uri
-from trainers.tracking import client_of, mlflow_module, source_tags
+from trainers.tracking import client_of, mlflow_module
 
 CHAMPION, CHALLENGER = "champion", "challenger"
 MAX_DIFFERENCE = 1e-5  # between P(fake) of the model as registered and as trained

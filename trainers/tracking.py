@@ -9,13 +9,13 @@ What is written while a job runs is run_logger.py's, models are registry.py's, t
 import json
 import logging
 import os
-import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tfds_builders.records.errors import Refused
+from trainers.source_code import source_tags
 from trainers.store import database_file, ensure_reachable, tracking_uri, without_password
 
 JOB_TAG = "realshard.job"
@@ -72,26 +72,6 @@ def _create_experiment(client: Any, name: str, uri: str) -> str:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
         return client.get_experiment_by_name(name).experiment_id  # another job was quicker
-
-
-def source_tags() -> dict[str, str]:
-    """The commit this code is at and whether files differ from it; empty where the code is in no git repository."""
-    here = Path(__file__)
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(here.parent), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
-
-    try:
-        git("ls-files", "--error-unmatch", here.name)  # not some repository that merely surrounds an installed copy
-        commit, dirty = git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--untracked-files=no"))
-    except (OSError, subprocess.SubprocessError):
-        return {}
-    return {
-        "realshard.source_commit": commit,
-        "realshard.source_dirty": str(dirty).lower(),
-        "mlflow.source.git.commit": commit,  # the name MLflow's UI knows
-    }
 
 
 def _find_run(client: Any, job_name: str, experiment_ids: list[str]) -> Any | None:
