@@ -1,8 +1,11 @@
 """Aliases move only for a reason that is written down, one at a time, and back."""
 
+import concurrent.futures
+import contextlib
 import json
 import multiprocessing
 import os
+import threading
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -10,7 +13,7 @@ import pytest
 from test_gate import LABELS, scores, table
 
 from tfds_builders.records.errors import Refused
-from trainers import promote, tracking
+from trainers import promote, registry, tracking
 
 NAME = "realshard-gated"
 
@@ -101,6 +104,58 @@ def test_two_at_a_time_leave_one_champion(versions, tmp_path):
         applied = pool.map(_apply, [str(tmp_path / "home")] * 2)
     assert sorted(applied) == [False, True]
     assert aliases() == {"champion": 2}
+
+
+def test_aliases_that_move_while_it_judges_stay_where_they_are(versions, tmp_path, monkeypatch):
+    """A job of another home, which knows nothing of the lock, registers version 3."""
+    judge = promote.gate.judge
+
+    def judge_slowly(*tables, **options):
+        add_version(tmp_path, "job-3", "challenger", 2.0)
+        return judge(*tables, **options)
+
+    monkeypatch.setattr(promote.gate, "judge", judge_slowly)
+    with pytest.raises(Refused, match=r"moved meanwhile.*decide again"):
+        promote.decide(NAME, apply=True)
+    assert aliases() == {"champion": 1, "challenger": 3}
+
+
+def test_a_challenger_that_came_last_keeps_its_alias(versions, tmp_path, monkeypatch):
+    client_class = type(versions)
+    move = client_class.set_registered_model_alias
+
+    def move_and_be_overtaken(client, name, alias, version):
+        move(client, name, alias, version)
+        if alias == "champion":
+            add_version(tmp_path, "job-3", "challenger", 2.0)
+
+    monkeypatch.setattr(client_class, "set_registered_model_alias", move_and_be_overtaken)
+    assert promote.decide(NAME, apply=True)["applied"]
+    assert aliases() == {"champion": 2, "challenger": 3}
+
+
+def test_of_two_first_versions_at_a_time_one_is_champion(realshard_home, monkeypatch):
+    """Each would set the alias after both have seen that there is none: they are held up there for each other."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking.tracking_uri())  # MLflow's own, as `register` sets it
+    client = tracking.client_of()
+    experiment_id = tracking.experiment("gate")
+    both_there, move = threading.Barrier(2), type(client).set_registered_model_alias
+
+    def wait_and_move(*arguments):
+        with contextlib.suppress(threading.BrokenBarrierError):
+            both_there.wait(1)
+        move(*arguments)
+
+    monkeypatch.setattr(type(client), "set_registered_model_alias", wait_and_move)
+
+    def register(job: str) -> int:
+        run_id = tracking.open_run(experiment_id, job, {}, {})
+        model_id = client.create_logged_model(experiment_id, source_run_id=run_id).model_id
+        return registry.add_version(client, model_id, NAME, {"realshard.run_id": run_id})
+
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        assert sorted(pool.map(register, ["first", "second"])) == [1, 2]
+    assert aliases() == {"champion": 1, "challenger": 2}
 
 
 def test_what_cannot_be_judged_is_refused_in_a_sentence(versions):

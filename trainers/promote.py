@@ -10,11 +10,9 @@ challenger's tags, and how often a test set decided is counted on the registered
 """
 
 import argparse
-import contextlib
-import fcntl
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -22,8 +20,7 @@ import pyarrow.parquet as pq
 
 from tfds_builders.records.errors import Refused
 from trainers import gate, metrics
-from trainers.home import home
-from trainers.registry import CHALLENGER, CHAMPION
+from trainers.registry import CHALLENGER, CHAMPION, aliases_locked
 from trainers.store import ensure_reachable, tracking_uri
 from trainers.tracking import client_of, mlflow_module, read_artifact
 from trainers.worker import PREDICTIONS
@@ -49,10 +46,11 @@ def decide(
       gate has looked at this test set, this time included.
 
     Raises:
-      Refused: no such model, no challenger, predictions that cannot be compared, a store that does not answer.
+      Refused: no such model, no challenger, predictions that cannot be compared, aliases that somebody else moved
+        meanwhile, a store that does not answer.
     """
     client = _client()
-    with _locked(name):
+    with aliases_locked(name):
         aliases = _aliases(client, name)
         if CHALLENGER not in aliases:
             raise Refused(f"{name} has no {CHALLENGER}: train another version; its aliases are {aliases or 'none'}.")
@@ -74,9 +72,12 @@ def decide(
         decision["applied"] = apply and decision["promote"]
         client.set_model_version_tag(name, aliases[CHALLENGER], GATE_TAG, json.dumps(decision, sort_keys=True))
         if decision["applied"]:
+            if (moved := _aliases(client, name)) != aliases:  # by somebody who does not share the lock
+                raise Refused(f"The aliases of {name} moved meanwhile, from {aliases} to {moved}: decide again.")
             client.set_model_version_tag(name, aliases[CHALLENGER], PREVIOUS_TAG, aliases[CHAMPION])
             client.set_registered_model_alias(name, CHAMPION, aliases[CHALLENGER])
-            client.delete_registered_model_alias(name, CHALLENGER)
+            if _aliases(client, name).get(CHALLENGER) == aliases[CHALLENGER]:
+                client.delete_registered_model_alias(name, CHALLENGER)
     return decision
 
 
@@ -87,7 +88,7 @@ def roll_back(name: str) -> tuple[int, int]:
       Refused: no champion, or one that replaced none.
     """
     client = _client()
-    with _locked(name):
+    with aliases_locked(name):
         current = _aliases(client, name).get(CHAMPION)
         if current is None:
             raise Refused(f"{name} has no {CHAMPION} to roll back from.")
@@ -102,16 +103,6 @@ def roll_back(name: str) -> tuple[int, int]:
 def _client() -> Any:
     ensure_reachable(tracking_uri())
     return client_of()
-
-
-@contextlib.contextmanager
-def _locked(name: str) -> Iterator[None]:
-    """One decision at a time among the processes that share this REALSHARD_HOME: MLflow moves an alias blindly."""
-    folder = home() / "locks"
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / f"promote-{name.replace('/', '_')}", "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _aliases(client: Any, name: str) -> dict[str, str]:

@@ -8,6 +8,7 @@ What a registered model does when asked is verdict.py's.
 
 import contextlib
 import dataclasses
+import fcntl
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +21,7 @@ from tfds_builders.records.errors import Refused
 from tfds_builders.records.pixels import RESIZE
 from trainers import packing
 from trainers.decision import Decision
+from trainers.home import home
 from trainers.logged_models import log_model
 from trainers.source_code import source_tags
 from trainers.store import database_file, ensure_reachable, tracking_uri
@@ -130,7 +132,7 @@ def register(
         client.delete_logged_model(model_id)
         raise
     with _store_for_all(tracking_uri()):
-        return _create_version(client, model_id, registered_name, {"realshard.run_id": run_id, **source_tags(), **tags})
+        return add_version(client, model_id, registered_name, {"realshard.run_id": run_id, **source_tags(), **tags})
 
 
 def _ensure_agreement(detector: Detector, images: Sequence[bytes], reference: np.ndarray) -> None:
@@ -146,15 +148,33 @@ def _ensure_agreement(detector: Detector, images: Sequence[bytes], reference: np
         )
 
 
-def _create_version(client: Any, model_id: str, name: str, tags: Mapping[str, Any]) -> int:
-    with contextlib.suppress(mlflow_module().exceptions.MlflowException):
-        client.create_registered_model(name)  # refuses if it exists
-    version = client.create_model_version(
-        name, f"models:/{model_id}", tags["realshard.run_id"], {key: str(tags[key]) for key in tags}, model_id=model_id
-    )
+def add_version(client: Any, model_id: str, name: str, tags: Mapping[str, Any]) -> int:
+    """Makes a logged model the next version of `name`, the champion if there is none and else the challenger. `tags`
+    name the run as `realshard.run_id`. Returns the version."""
+    with aliases_locked(name):
+        with contextlib.suppress(mlflow_module().exceptions.MlflowException):
+            client.create_registered_model(name)  # refuses if it exists
+        all_tags = {key: str(tags[key]) for key in tags}
+        run_id = all_tags["realshard.run_id"]
+        made = client.create_model_version(name, f"models:/{model_id}", run_id, all_tags, model_id=model_id)
+        _give_alias(client, name, made.version)
+    return int(made.version)
+
+
+def _give_alias(client: Any, name: str, version: str) -> None:
     has_champion = CHAMPION in client.get_registered_model(name).aliases
-    client.set_registered_model_alias(name, CHALLENGER if has_champion else CHAMPION, version.version)
-    return int(version.version)
+    client.set_registered_model_alias(name, CHALLENGER if has_champion else CHAMPION, version)
+
+
+@contextlib.contextmanager
+def aliases_locked(name: str) -> Iterator[None]:
+    """One registration or promotion of the model `name` at a time, among the processes that share this REALSHARD_HOME:
+    MLflow moves an alias blindly, and knows no lock that would hold for others."""
+    folder = home() / "locks"
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / f"aliases-{name.replace('/', '_')}", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def load_logged(model_id: str) -> Detector:
