@@ -161,6 +161,21 @@ def add_version(client: Any, model_id: str, name: str, tags: Mapping[str, Any]) 
     return int(made.version)
 
 
+def version_of(run_id: str, name: str) -> int | None:
+    """The version of `name` that this run made, if it has; a job that was interrupted after that makes no second one.
+    Without an alias, since it was interrupted before that, it is given one."""
+    client = client_of()
+    found = client.search_model_versions(f"name='{name}' and run_id='{run_id}'")
+    if not found:
+        return None
+    version = max(int(made.version) for made in found)
+    with aliases_locked(name):
+        newest = max(int(made.version) for made in client.search_model_versions(f"name='{name}'"))
+        if version == newest and not client.get_model_version(name, str(version)).aliases:
+            _give_alias(client, name, str(version))
+    return version
+
+
 def _give_alias(client: Any, name: str, version: str) -> None:
     has_champion = CHAMPION in client.get_registered_model(name).aliases
     client.set_registered_model_alias(name, CHALLENGER if has_champion else CHAMPION, version)

@@ -92,7 +92,7 @@ def open_run(
       config: the resolved configuration, flat; becomes the run's params. A run gone on with keeps the params it began
         with, and what differs now is kept in the tag `realshard.resumed_with`.
       tags: further tags, such as the dataset's fingerprint. Those of `source_tags` are added.
-      reopen: go on with a finished one too: the parent of runs that are found again.
+      reopen: go on with a finished one too: the parent of runs that are found again, a job without its result.
 
     Raises:
       Refused: the job has finished.
