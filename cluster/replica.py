@@ -29,6 +29,14 @@ AGAIN_SECS = 60.0  # until a version that could not be loaded is tried again
 logger = logging.getLogger("ray.serve")
 
 
+def take_gpu_memory_as_needed() -> None:
+    """Else TensorFlow takes all of it when it begins: two replicas, or a version beside the next, would not fit."""
+    import tensorflow as tf
+
+    for gpu in tf.config.list_physical_devices("GPU"):
+        tf.config.experimental.set_memory_growth(gpu, True)
+
+
 def load_tried(model_uri: str) -> Detector:
     """A registered model that has said something about a picture, so that its first client does not wait.
 
@@ -78,6 +86,7 @@ class Replica:
 
     def __init__(self, model_uri: str, look_secs: float = LOOK_SECS):
         prepare_to_listen()
+        take_gpu_memory_as_needed()
         self._model_uri, self._look_secs = model_uri, look_secs
         self._detector = load_tried(model_uri)
         self._problem: str | None = None
