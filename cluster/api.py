@@ -15,6 +15,7 @@ from fastapi.responses import FileResponse, JSONResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.routing import Route
 
+from cluster.answers import Error, Evidence, Ready, Verdicts, documented
 from cluster.around import Around, Counts, refused
 from cluster.asking import ANSWER_SECS, READY_SECS, Asking, within
 from cluster.refusal import Refusal
@@ -61,6 +62,7 @@ def _add_verdicts(api: FastAPI, asking: Asking, uploads: Uploads, counts: Counts
         "/v1/predict",
         dependencies=guards,
         summary="Verdicts on images and videos: multipart files, or one file as the body",
+        **documented(Verdicts, bool(guards), many=True),
     )
     async def predict(request: Request) -> JSONResponse:
         results = await within(ANSWER_SECS, verdicts(request))
@@ -69,7 +71,12 @@ def _add_verdicts(api: FastAPI, asking: Asking, uploads: Uploads, counts: Counts
         readable = any(answer["error"] is None for answer in results)
         return JSONResponse({"results": results}, status_code=200 if readable else 422)
 
-    @api.post("/v1/explain", dependencies=guards, summary="Where the evidence lies in one image")
+    @api.post(
+        "/v1/explain",
+        dependencies=guards,
+        summary="Where the evidence lies in one image",
+        **documented(Evidence, bool(guards), many=False),
+    )
     async def explain(request: Request) -> JSONResponse:
         answer = await within(ANSWER_SECS, evidence(request))
         return JSONResponse(answer, status_code=422 if answer["error"] else 200)
@@ -80,7 +87,7 @@ def _add_health(api: FastAPI, asking: Asking, counts: Counts) -> None:
     async def healthz() -> dict[str, str]:
         return {"status": "ok"}
 
-    @api.get("/readyz", summary="A model is loaded; which")
+    @api.get("/readyz", summary="A model is loaded; which", response_model=Ready, responses={503: {"model": Error}})
     async def readyz() -> dict[str, Any]:
         return {"status": "ready", **await within(READY_SECS, asking.version())}
 

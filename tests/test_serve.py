@@ -27,6 +27,7 @@ from starlette.testclient import TestClient
 from tiny_sources import video
 
 from cluster import replica
+from cluster.answers import Evidence, Verdicts
 from cluster.api import PAGE, make_api
 from cluster.asking import MAX_LONG, MAX_VIDEOS, Asking, within
 from cluster.bounds import MAX_PIXELS, MAX_SCANS, objection, work_of
@@ -56,6 +57,7 @@ def test_verdicts_are_those_of_the_registered_model(address):
     files = {f"{kind}.bin": small_model.image_bytes(kind, seed=n) for n, kind in enumerate(small_model.FORMATS)}
     status, answer = post_files(address, files)
     assert status == 200
+    Verdicts.model_validate(answer, strict=True)
     expected = registry.load_detector(CHAMPION).predict(list(files.values()))
     assert [row["file"] for row in answer["results"]] == list(files)
     np.testing.assert_allclose([row["p_fake"] for row in answer["results"]], [v.p_fake for v in expected], atol=1e-6)
@@ -96,7 +98,9 @@ def test_an_unreadable_file_has_its_reason_and_the_others_their_verdict(address)
     assert "HTML page" in bad["error"]
     assert bad["p_fake"] is None
     assert good["error"] is None
-    assert post_files(address, {"page.jpg": b"<html></html>"})[0] == 422
+    status, answer = post_files(address, {"page.jpg": b"<html></html>"})
+    assert status == 422
+    Verdicts.model_validate(answer, strict=True)
 
 
 def test_bad_requests_are_refused_with_a_reason_and_harm_nothing(address):
@@ -118,7 +122,9 @@ def test_bad_requests_are_refused_with_a_reason_and_harm_nothing(address):
     many = {f"{number}.png": image for number in range(MAX_FILES + 1)}
     assert post_files(address, many)[0] == 400
     assert post_files(address, {"a.png": image, "b.png": image}, "/v1/explain")[0] == 400
-    assert post_files(address, {"a.png": b"text"}, "/v1/explain")[0] == 422
+    status, answer = post_files(address, {"a.png": b"text"}, "/v1/explain")
+    assert status == 422
+    Evidence.model_validate(answer, strict=True)
     assert ask(f"{address}/healthz")[0] == 200
     assert post_files(address, {"a.png": image})[0] == 200
 
@@ -167,6 +173,7 @@ def test_no_process_of_the_server_listens_beyond_loopback(address):
 def test_evidence_comes_as_a_grid(address):
     status, answer = post_files(address, {"a.png": small_model.image_bytes("PNG")}, "/v1/explain")
     assert status == 200
+    Evidence.model_validate(answer, strict=True)
     assert np.shape(answer["evidence"]) == (CELLS, CELLS)
     assert np.ptp(answer["evidence"]) > 0
 
@@ -239,6 +246,27 @@ def test_a_token_is_asked_for_where_one_is_set(prefix):
         assert allowed.status_code == 400  # no image
     assert client.get(f"{prefix}/healthz").status_code == 200
     assert 'path="/v1/predict",status="401"' in client.get(f"{prefix}/metrics").text
+
+
+@pytest.mark.parametrize("token", ["", "secret"])
+def test_the_description_for_programs_says_what_to_send_and_what_comes_back(token):
+    described = TestClient(make_api(Asking(None), token=token)).get("/openapi.json").json()
+    schemas = described["components"]["schemas"]
+    for path, answer in (("/v1/predict", "Verdicts"), ("/v1/explain", "Evidence")):
+        post = described["paths"][path]["post"]
+        content = post["requestBody"]["content"]
+        assert {"multipart/form-data", "application/octet-stream"} <= set(content)
+        assert "file" in content["multipart/form-data"]["schema"]["properties"]
+        refusals = {"400", "408", "413", "500", "503"} | ({"401"} if token else set())
+        assert set(post["responses"]) == {"200", "422"} | refusals
+        named = {
+            status: given["content"]["application/json"]["schema"]["$ref"].rpartition("/")[2]
+            for status, given in post["responses"].items()
+        }
+        assert named == {"200": answer, "422": answer} | dict.fromkeys(refusals, "Error")
+        assert set(named.values()) <= set(schemas)
+        assert ("security" in post) == bool(token)
+    assert ("securitySchemes" in described["components"]) == bool(token)
 
 
 def test_paths_that_are_open_without_a_token_are_these():
