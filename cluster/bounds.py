@@ -46,10 +46,10 @@ def one_page(data: bytes) -> bytes:
     Models registered before convertible.py looked at the first page alone carry a decoder that counts them, which takes
     minutes for thousands.
     """
-    with contextlib.suppress(BadImage):
-        facts = inspect(data)
-        if facts.format == "TIFF" and facts.animated:
-            return plain_bytes(data)
+    if data.startswith((b"II", b"MM")):
+        with contextlib.suppress(BadImage):
+            if inspect(data).animated:
+                return plain_bytes(data)
     return data
 
 
