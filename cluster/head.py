@@ -28,6 +28,7 @@ from cluster.ports import LOOPBACK, pick_free_port, require_free
 from tfds_builders.records.errors import Refused
 from tfds_builders.records.ray_address import LOOPBACK_ENVIRONMENT
 from trainers.home import home
+from trainers.source_code import CHECKOUT
 
 ROOT = Path(__file__).resolve().parents[1]
 START_SECS = 120  # importing Ray and starting its processes takes 5-10 s on two idle cores
@@ -81,6 +82,7 @@ def head_environment() -> dict[str, str]:
     scripts = str(Path(sys.executable).parent)
     environment["PATH"] = os.pathsep.join([scripts, environment.get("PATH", os.defpath)])
     environment["REALSHARD_HOME"] = str(home())
+    environment[CHECKOUT] = str(ROOT)
     return environment
 
 

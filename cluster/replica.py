@@ -1,45 +1,40 @@
 """One loaded model in a process of its own: verdicts, evidence, and following the alias that it was loaded by."""
 
 import asyncio
-import contextlib
 import dataclasses
 import logging
 import time
+from collections.abc import Callable
+from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 from ray import serve
 
 from cluster.asking import BATCHES, MAX_LONG
+from cluster.bounds import objection, one_page
 from cluster.ports import prepare_to_listen
 from cluster.videos import frames_of
 from tfds_builders.records.decode import encode_png
 from tfds_builders.records.errors import Refused
 from tfds_builders.records.facts import BadImage
-from tfds_builders.records.header import inspect
 from trainers.predict import judge_frames
 from trainers.registry import Detector, Verdict, load_detector, resolve
 from trainers.store import tracking_uri
 
 MAX_QUEUED = 16  # calls that wait for a replica; more are told that it is busy
-MAX_PIXELS = 64 << 20  # of an image; resizing takes 12 bytes for each
-MAX_SCANS = 100  # of a JPEG: each makes the decoder go over all pixels, and photographs have about ten
 LOOK_SECS = 5.0  # between two looks at the alias
 AGAIN_SECS = 60.0  # until a version that could not be loaded is tried again
 
 logger = logging.getLogger("ray.serve")
 
 
-def objection(data: bytes) -> str | None:
-    """Why an image is not decoded here though it may be sound: decoding would take too much memory or time."""
-    with contextlib.suppress(BadImage):  # the detector says what is wrong with it
-        facts = inspect(data)
-        if facts.width * facts.height > MAX_PIXELS:
-            return f"the image has {facts.width} x {facts.height} pixels; at most {MAX_PIXELS} are taken here"
-        scans = data.count(b"\xff\xda") if facts.format == "JPEG" else 0
-        if scans > MAX_SCANS:
-            return f"the JPEG file has {scans} scans; at most {MAX_SCANS} are taken here"
-    return None
+def take_gpu_memory_as_needed() -> None:
+    """Else TensorFlow takes all of it when it begins: two replicas, or a version beside the next, would not fit."""
+    import tensorflow as tf
+
+    for gpu in tf.config.list_physical_devices("GPU"):
+        tf.config.experimental.set_memory_growth(gpu, True)
 
 
 def load_tried(model_uri: str) -> Detector:
@@ -91,10 +86,13 @@ class Replica:
 
     def __init__(self, model_uri: str, look_secs: float = LOOK_SECS):
         prepare_to_listen()
+        take_gpu_memory_as_needed()
         self._model_uri, self._look_secs = model_uri, look_secs
         self._detector = load_tried(model_uri)
         self._problem: str | None = None
-        self._at_length = asyncio.Lock()  # one explanation or video at a time: verdicts on images must go on
+        # Threads cannot be ended: what a client no longer waits for is done all the same if it has begun, and not begun
+        # if it has not. So there are as many at most, whoever leaves; one for explanations and videos, which take long.
+        self._batches, self._at_length = ThreadPoolExecutor(BATCHES), ThreadPoolExecutor(1)
         self._watcher = asyncio.get_running_loop().create_task(self._watch())
 
     async def _watch(self) -> None:
@@ -120,14 +118,12 @@ class Replica:
     async def predict(self, images: list[bytes]) -> list[dict[str, Any]]:
         """Of each image: label, p_fake, threshold, error, is_unsure, frames (None), model, version."""
         detector = self._detector  # the whole batch by one version
-        return [_answer(detector, verdict) for verdict in await asyncio.to_thread(_judge, detector, images)]
+        return [_answer(detector, verdict) for verdict in await _run(self._batches, judge, detector, images)]
 
     async def predict_video(self, video: bytes) -> dict[str, Any]:
         """The same of one video; frames: on how many its verdict rests."""
         detector = self._detector
-        async with self._at_length:
-            frames, error = await asyncio.to_thread(frames_of, video)
-            verdict, num_frames = await asyncio.to_thread(judge_frames, detector, frames, error)
+        verdict, num_frames = await _run(self._at_length, lambda: judge_frames(detector, *frames_of(video)))
         return _answer(detector, verdict, num_frames)
 
     async def explain(self, image: bytes) -> dict[str, Any]:
@@ -139,8 +135,7 @@ class Replica:
         error = objection(image)
         if error is None:
             try:
-                async with self._at_length:
-                    p_fake, evidence = await asyncio.to_thread(occlusion_map, detector, image)
+                p_fake, evidence = await _run(self._at_length, occlusion_map, detector, image)
                 return {"p_fake": p_fake, "evidence": evidence.round(6).tolist(), "error": None, **model}
             except BadImage as bad:
                 error = str(bad)
@@ -151,9 +146,14 @@ class Replica:
         return {"model": self._detector.name, "version": self._detector.version, "problem": self._problem}
 
 
-def _judge(detector: Detector, images: list[bytes]) -> list[Verdict]:
+async def _run(executor: Executor, work: Callable[..., Any], *arguments: Any) -> Any:
+    return await asyncio.get_running_loop().run_in_executor(executor, work, *arguments)
+
+
+def judge(detector: Detector, images: list[bytes]) -> list[Verdict]:
+    """The verdict on each image, or why there is none."""
     errors = [objection(data) for data in images]
-    verdicts = detector.predict([b"" if error else data for data, error in zip(images, errors, strict=True)])
+    verdicts = detector.predict([b"" if error else one_page(data) for data, error in zip(images, errors, strict=True)])
     return [
         dataclasses.replace(verdict, error=error) if error else verdict
         for verdict, error in zip(verdicts, errors, strict=True)

@@ -3,9 +3,9 @@
     serve run cluster.serve:app         on the Ray that is running; with a Ray of its own: server.py
 
 Settings come from the environment: REALSHARD_SERVED_MODEL (default models:/realshard-resnet50@champion),
-REALSHARD_TOKEN (asked for as `Authorization: Bearer ...` when set), REALSHARD_REPLICAS (default 1). When the alias is
-moved to another version, replicas load it and change over between two batches; every answer names its version. More:
-docs/serving.md.
+REALSHARD_TOKEN (asked for as `Authorization: Bearer ...` when set), REALSHARD_REPLICAS (default 1),
+REALSHARD_REPLICA_GPUS (of each; default 0). When the alias is moved to another version, replicas load it and change
+over between two batches; every answer names its version. More: docs/serving.md.
 """
 
 import os
@@ -51,6 +51,7 @@ def build(
     replicas: int = 1,
     body_secs: float = BODY_SECS,
     look_secs: float = LOOK_SECS,
+    replica_gpus: float = 0,
 ) -> serve.Application:
     """The application.
 
@@ -60,10 +61,12 @@ def build(
       replicas: processes that hold the model.
       body_secs: in which a request must have been sent.
       look_secs: between two looks at the alias.
+      replica_gpus: that Ray reserves for each replica; parts of one share it.
     """
     replica: Any = Replica  # decorators turn the classes into deployments, which type checkers cannot see
     web: Any = Web
-    return web.bind(replica.options(num_replicas=replicas).bind(model_uri, look_secs), replicas, token, body_secs)
+    replica = replica.options(num_replicas=replicas, ray_actor_options={"num_gpus": replica_gpus})
+    return web.bind(replica.bind(model_uri, look_secs), replicas, token, body_secs)
 
 
 def _replicas() -> int:
@@ -73,4 +76,18 @@ def _replicas() -> int:
     return int(value)
 
 
-app = build(served_model(), os.environ.get("REALSHARD_TOKEN", ""), _replicas())
+def _replica_gpus() -> float:
+    value = os.environ.get("REALSHARD_REPLICA_GPUS", "0")
+    try:
+        gpus = float(value)
+    except ValueError:
+        gpus = -1
+    if not (0 <= gpus <= 1 or (0 <= gpus <= 100 and gpus.is_integer())):  # as Ray has it
+        raise Refused(
+            f"REALSHARD_REPLICA_GPUS must be a part of a GPU or a number of them. Received: {value!r}. Take 1, or 0.5 "
+            "for two replicas on one."
+        )
+    return gpus
+
+
+app = build(served_model(), os.environ.get("REALSHARD_TOKEN", ""), _replicas(), replica_gpus=_replica_gpus())

@@ -2,6 +2,8 @@
 
     python -m cluster.server                 (make serve)   http://127.0.0.1:8000
 
+RAY_ADDRESS is not looked at: on a cluster of others its end would end what they serve. There `serve run` is right.
+
 Ray is imported late: which addresses its processes listen on is settled when it is imported. What is served, and the
 settings: serve.py.
 """
@@ -46,10 +48,9 @@ def main() -> None:
     require_free(options.port, "The page", "say `python -m cluster.server --port N`")
     ensure_reachable(tracking_uri())
     resolve(tracking_uri(), served_model())  # a model that is not there is refused here, not by a replica in a log
-    address, port = prepare_ray_address(), options.port
-    if address == "local":
-        os.environ.update(settings_of_own_ray(options.port))
-        port = pick_free_port()  # the proxy is there, but nobody asks it
+    os.environ.pop("RAY_ADDRESS", None)
+    os.environ.update(settings_of_own_ray(options.port))
+    address = prepare_ray_address()
     import ray
     from ray import serve
 
@@ -59,7 +60,7 @@ def main() -> None:
     asked_to_end = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):  # after Ray, whose processes must keep their own
         signal.signal(number, lambda *_: asked_to_end.set())
-    serve.start(http_options={"host": LOOPBACK, "port": port})
+    serve.start(http_options={"host": LOOPBACK, "port": pick_free_port()})  # of a proxy that nobody asks
     try:
         serve.run(app, name="realshard")
         print(f"serving on http://{LOOPBACK}:{options.port} until Ctrl-C", flush=True)

@@ -18,8 +18,9 @@ from PIL import Image
 from serving import BOUNDARY, FORM, form_of
 from tiny_sources import video
 
+from cluster.bounds import MAX_PIXELS, MAX_SCANS
 from cluster.ports import LOOPBACK
-from cluster.replica import MAX_PIXELS, MAX_SCANS
+from cluster.uploads import MAX_FILES
 
 CLOSED = None  # instead of a status: the connection was closed without an answer
 UNREADABLE = {422}
@@ -69,6 +70,10 @@ def _raw(request: bytes, leave: bool = False) -> Send:
     return send
 
 
+def _gone(body: bytes, path: str) -> Send:
+    return _raw(_head("Host: a", f"Content-Length: {len(body)}", path=path) + body, leave=True)
+
+
 def _head(*headers: str, path: str = "/v1/predict", method: str = "POST") -> bytes:
     return "\r\n".join((f"{method} {path} HTTP/1.1", *headers, "", "")).encode("latin-1")
 
@@ -109,6 +114,36 @@ def _scans(random: np.random.Generator) -> bytes:
     Image.fromarray(random.integers(0, 256, (64, 64, 3), np.uint8)).save(file, "JPEG", progressive=True)
     jpeg = file.getvalue()
     return jpeg[:-2] + jpeg[jpeg.rindex(b"\xff\xda") : -2] * (MAX_SCANS + 1) + jpeg[-2:]
+
+
+@functools.cache
+def _much_to_decode() -> bytes:
+    """32 small files of 64 megapixels in a hundred scans each: minutes of work in 12 MB."""
+    file = io.BytesIO()
+    Image.new("L", (8000, 8000)).save(file, "JPEG", progressive=True)
+    jpeg = file.getvalue()
+    last = jpeg[jpeg.rindex(b"\xff\xda") : -2]
+    data = jpeg[:-2] + last * (MAX_SCANS - jpeg.count(b"\xff\xda")) + jpeg[-2:]
+    return form_of({f"{number}.jpg": data for number in range(MAX_FILES)})
+
+
+def tiff_pages(count: int) -> bytes:
+    """A TIFF of one picture, whose directory is followed by `count` copies of itself, every one naming the next."""
+    tiff = bytearray(small_model.image_bytes("TIFF"))
+    tiff += bytes(len(tiff) % 2)
+    (first,) = struct.unpack_from("<I", tiff, 4)
+    (entries,) = struct.unpack_from("<H", tiff, first)
+    directory, begin = bytes(tiff[first : first + 2 + 12 * entries]), len(tiff)
+    length = len(directory) + 4
+    struct.pack_into("<I", tiff, first + len(directory), begin)
+    for number in range(1, count + 1):
+        tiff += directory + struct.pack("<I", begin + length * number if number < count else 0)
+    return bytes(tiff)
+
+
+@functools.cache
+def _thousands_of_pages() -> bytes:
+    return tiff_pages(20_000)
 
 
 def _polyglot(random: np.random.Generator) -> bytes:
@@ -187,6 +222,8 @@ _KINDS: dict[str, tuple[set, Callable[[np.random.Generator, int], Send]]] = {
     "known bad image": (READ_OR_NOT, lambda _, n: _post(list(BAD.values())[n // 7 % len(BAD)]().data or b"\0")),
     "huge by header": (UNREADABLE, lambda random, _: _post(_bomb(random))),
     "many scans": (UNREADABLE, lambda random, _: _post(_scans(random))),
+    "much to decode": ({413}, lambda *_: _post(_much_to_decode(), FORM)),
+    "many pages": ({200}, lambda *_: _post(_thousands_of_pages())),
     "huge, to explain": (UNREADABLE, lambda random, _: _post(_bomb(random), path="/v1/explain")),
     "bad video": (READ_OR_NOT, lambda random, _: _post(_bad_video(random))),
     "polyglot": (READ_OR_NOT, lambda random, _: _post(_polyglot(random))),
@@ -215,6 +252,7 @@ _KINDS: dict[str, tuple[set, Callable[[np.random.Generator, int], Send]]] = {
         {CLOSED},
         lambda random, _: _raw(_head("Host: a", "Content-Length: 3000") + random.bytes(3000), leave=True),
     ),
+    "gone while it is explained": ({CLOSED}, lambda random, _: _gone(_image(random), "/v1/explain")),
     "bytes that never come": (
         {408},
         lambda random, _: _raw(_head("Host: a", "Content-Length: 100000") + random.bytes(5000)),

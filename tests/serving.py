@@ -14,6 +14,7 @@ from typing import Any
 import small_model
 
 from cluster.ports import LOOPBACK, pick_free_port
+from cluster.uploads import BODY_SECS
 
 BOUNDARY = "a-boundary"
 FORM = f"multipart/form-data; boundary={BOUNDARY}"
@@ -38,12 +39,17 @@ def serving(model: str, directory: Path, app_name: str, **options: Any) -> Itera
 
 
 @contextlib.contextmanager
-def served_process(model: str, directory: Path) -> Iterator[tuple[str, subprocess.Popen]]:
-    """http://127.0.0.1:PORT of `python -m cluster.server`, and its process, which has a Ray of its own."""
+def served_process(model: str, directory: Path, body_secs: float = BODY_SECS) -> Iterator[tuple[str, subprocess.Popen]]:
+    """http://127.0.0.1:PORT of `python -m cluster.server`, and its process, which has a Ray of its own, whatever
+    RAY_ADDRESS says."""
     register_first(model, directory)
     port = pick_free_port()
-    environment = os.environ | {"REALSHARD_SERVED_MODEL": f"models:/{model}@champion"}
-    command = [sys.executable, "-m", "cluster.server", "--port", str(port)]
+    environment = os.environ | {
+        "REALSHARD_SERVED_MODEL": f"models:/{model}@champion",
+        "RAY_ADDRESS": "127.0.0.1:1",  # where no Ray is
+    }
+    program = f"import cluster.uploads as u; u.BODY_SECS = {body_secs}; from cluster.server import main; main()"
+    command = [sys.executable, "-c", program, "--port", str(port)]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout

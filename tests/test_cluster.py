@@ -18,6 +18,8 @@ from small_dataset import write_dataset
 from cluster import head, ui
 from cluster.ports import LOOPBACK, is_free, pick_free_port
 from tfds_builders.records.errors import Refused
+from trainers import tracking
+from trainers.source_code import source_tags
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = Path(sys.executable).parent
@@ -98,6 +100,10 @@ def test_a_job_from_a_copy_of_the_working_directory(running, settings):
     assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-3000:]
     [name] = set(finished_jobs(settings)) - before
     assert len(json.loads((settings / "home" / "jobs" / name / "history.json").read_text())) == 2
+    result = json.loads((settings / "home" / "jobs" / name / "result.json").read_text())
+    tags = tracking.client_of().get_run(result["run_id"]).data.tags
+    assert {key: tags[key] for key in source_tags()} == source_tags()  # of a copy without .git: of this checkout
+    assert re.fullmatch("[0-9a-f]{40}", tags["realshard.source_commit"]) or not (ROOT / ".git").exists()
 
 
 @pytest.mark.long

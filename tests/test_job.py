@@ -166,6 +166,19 @@ def test_same_command_again_finds_the_job_finished(finished, data):
     assert dataclasses.replace(again, is_reused=False) == finished
 
 
+@pytest.mark.parametrize("status", ["RUNNING", "FINISHED"])
+def test_a_job_ended_after_its_model_was_registered_is_completed_with_it(finished, data, status):
+    (Path(finished.directory) / "result.json").unlink()
+    client = tracking.client_of()
+    client.update_run(finished.run_id, status=status)
+    again = job.run(small(data), here=True)
+    assert (again.model_version, again.alias, again.run_id) == (1, "champion", finished.run_id)
+    assert again.metrics == finished.metrics
+    assert [int(version.version) for version in client.search_model_versions("name='realshard-resnet50'")] == [1]
+    assert client.get_run(finished.run_id).info.status == "FINISHED"
+    assert job.run(small(data)).is_reused
+
+
 def test_another_config_under_the_same_name_is_refused_with_the_difference(finished, data):
     with pytest.raises(Refused, match="--epochs 1 -> 2"):
         job.run(small(data, optimiser=OptimiserConfig(epochs=2, global_batch_size=8)))

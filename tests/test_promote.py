@@ -1,16 +1,21 @@
 """Aliases move only for a reason that is written down, one at a time, and back."""
 
+import concurrent.futures
+import contextlib
 import json
 import multiprocessing
 import os
+import threading
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from small_dataset import encode, picture, write_dataset
 from test_gate import LABELS, scores, table
 
 from tfds_builders.records.errors import Refused
-from trainers import promote, tracking
+from trainers import promote, registry, tracking
+from trainers.dataset import load
 
 NAME = "realshard-gated"
 
@@ -74,18 +79,65 @@ def test_looks_at_a_test_set_are_counted(versions):
     assert [promote.decide(NAME)["test_set_uses"] for _ in range(3)] == [1, 2, 3]
 
 
-def test_both_can_be_judged_on_another_dataset(versions, tmp_path):
+def log_card(client, folder, number: str, shift: float, *directories) -> None:
+    """What `trainers.evaluate --log` leaves in the run of a version, of the test splits of these datasets."""
+    datasets = [load(directory) for directory in directories]
+    test = table(scores(LABELS, shift, seed=3), LABELS)
+    pq.write_table(test.append_column("split", [["test"] * len(LABELS)]), folder / "predictions.parquet")
+    told = ", ".join(dataset.fingerprint[:16] for dataset in datasets)
+    (folder / "card.json").write_text(json.dumps({"facts": {"evaluated on": f"them, test (fingerprint {told})"}}))
+    for name in ("predictions.parquet", "card.json"):
+        run_id = client.get_model_version(NAME, number).run_id
+        client.log_artifact(run_id, str(folder / name), f"cards/{'+'.join(each.name for each in datasets)}-test")
+
+
+@pytest.fixture
+def data(tmp_path, monkeypatch):
+    """A data_dir."""
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "data"))
+    return tmp_path / "data"
+
+
+def test_both_can_be_judged_on_other_datasets_whose_uses_are_counted(versions, tmp_path, data):
     """There the champion is the better one."""
+    one, two = (write_dataset(data, {"test": 8}, name=name, seed=seed) for seed, name in enumerate(("one", "two")))
     for number, shift in (("1", 3.0), ("2", 1.0)):
-        run_id = versions.get_model_version(NAME, number).run_id
-        test = table(scores(LABELS, shift, seed=3), LABELS)
-        file = tmp_path / "predictions.parquet"
-        pq.write_table(test.append_column("split", [["test"] * len(LABELS)]), file)
-        versions.log_artifact(run_id, str(file), "cards/other-test")
+        log_card(versions, tmp_path, number, shift, one)
+        log_card(versions, tmp_path, number, shift, one, two)
     assert promote.decide(NAME)["promote"]
-    assert not promote.decide(NAME, dataset="other")["promote"]
+    assert not promote.decide(NAME, dataset="one")["promote"]
+    assert promote.decide(NAME, dataset="one+two")["test_set_uses"] == 2
+    tags = versions.get_registered_model(NAME).tags
+    uses = [int(tags[f"{promote.USES_TAG}.{load(directory).fingerprint[:16]}"]) for directory in (one, two)]
+    assert uses == [2, 1]
     with pytest.raises(Refused, match="--dataset third --log"):
         promote.decide(NAME, dataset="third")
+
+
+def test_versions_evaluated_on_different_builds_are_not_compared(versions, tmp_path, data):
+    log_card(versions, tmp_path, "1", 1.0, write_dataset(tmp_path / "before", {"test": 8}, name="one"))
+    log_card(versions, tmp_path, "2", 3.0, write_dataset(data, {"test": 8}, name="one", seed=1))
+    with pytest.raises(Refused, match="built again"):
+        promote.decide(NAME, dataset="one")
+
+
+@pytest.mark.parametrize("number", ["1", "2"])
+def test_a_version_made_from_images_of_the_test_set_is_not_judged_on_it(versions, tmp_path, data, number, capsys):
+    learnt = [encode(picture(index % 2, (32, 32), seed=index), "PNG") for index in range(8)]
+    splits = {"train": 8, "validation": 4, "test": 4}
+    toy = write_dataset(data, splits, name="toy", images=learnt)
+    same = write_dataset(data, {"test": 8}, name="same", images=learnt)
+    other = write_dataset(data, {"test": 8}, name="other", seed=5)
+    for each in ("1", "2"):
+        log_card(versions, tmp_path, each, 2.0 * int(each), same)
+        log_card(versions, tmp_path, each, 2.0 * int(each), other)
+    run_id = versions.get_model_version(NAME, number).run_id
+    tracking.log_dataset(run_id, "toy:1.0.0/train", load(toy).fingerprint, "train", sources=[str(toy)], profile={})
+    with pytest.raises(Refused, match=rf"{NAME} version {number} .* 8 of its 8 images share .* 'test/"):
+        promote.decide(NAME, dataset="same", apply=True)
+    assert aliases() == {"champion": 1, "challenger": 2}
+    assert promote.main([NAME, "--dataset", "other"]) == 0
+    assert "is not known here" in capsys.readouterr().out  # of the other version
 
 
 def _apply(home: str) -> bool:
@@ -101,6 +153,58 @@ def test_two_at_a_time_leave_one_champion(versions, tmp_path):
         applied = pool.map(_apply, [str(tmp_path / "home")] * 2)
     assert sorted(applied) == [False, True]
     assert aliases() == {"champion": 2}
+
+
+def test_aliases_that_move_while_it_judges_stay_where_they_are(versions, tmp_path, monkeypatch):
+    """A job of another home, which knows nothing of the lock, registers version 3."""
+    judge = promote.gate.judge
+
+    def judge_slowly(*tables, **options):
+        add_version(tmp_path, "job-3", "challenger", 2.0)
+        return judge(*tables, **options)
+
+    monkeypatch.setattr(promote.gate, "judge", judge_slowly)
+    with pytest.raises(Refused, match=r"moved meanwhile.*decide again"):
+        promote.decide(NAME, apply=True)
+    assert aliases() == {"champion": 1, "challenger": 3}
+
+
+def test_a_challenger_that_came_last_keeps_its_alias(versions, tmp_path, monkeypatch):
+    client_class = type(versions)
+    move = client_class.set_registered_model_alias
+
+    def move_and_be_overtaken(client, name, alias, version):
+        move(client, name, alias, version)
+        if alias == "champion":
+            add_version(tmp_path, "job-3", "challenger", 2.0)
+
+    monkeypatch.setattr(client_class, "set_registered_model_alias", move_and_be_overtaken)
+    assert promote.decide(NAME, apply=True)["applied"]
+    assert aliases() == {"champion": 2, "challenger": 3}
+
+
+def test_of_two_first_versions_at_a_time_one_is_champion(realshard_home, monkeypatch):
+    """Each would set the alias after both have seen that there is none: they are held up there for each other."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking.tracking_uri())  # MLflow's own, as `register` sets it
+    client = tracking.client_of()
+    experiment_id = tracking.experiment("gate")
+    both_there, move = threading.Barrier(2), type(client).set_registered_model_alias
+
+    def wait_and_move(*arguments):
+        with contextlib.suppress(threading.BrokenBarrierError):
+            both_there.wait(1)
+        move(*arguments)
+
+    monkeypatch.setattr(type(client), "set_registered_model_alias", wait_and_move)
+
+    def register(job: str) -> int:
+        run_id = tracking.open_run(experiment_id, job, {}, {})
+        model_id = client.create_logged_model(experiment_id, source_run_id=run_id).model_id
+        return registry.add_version(client, model_id, NAME, {"realshard.run_id": run_id})
+
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        assert sorted(pool.map(register, ["first", "second"])) == [1, 2]
+    assert aliases() == {"champion": 1, "challenger": 2}
 
 
 def test_what_cannot_be_judged_is_refused_in_a_sentence(versions):

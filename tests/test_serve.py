@@ -1,18 +1,23 @@
 """The served champion: verdicts over HTTP, refusals with a reason, a page needing nothing else, change of versions."""
 
 import asyncio
+import functools
 import io
 import itertools
 import json
+import re
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Awaitable
 from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
 import small_model
+from bad_requests import tiff_pages
 from PIL import Image
 from ray.exceptions import RayActorError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
@@ -21,13 +26,17 @@ from starlette.requests import Request
 from starlette.testclient import TestClient
 from tiny_sources import video
 
+from cluster import replica
+from cluster.answers import Evidence, Verdicts
 from cluster.api import PAGE, make_api
-from cluster.asking import MAX_VIDEOS, Asking
+from cluster.asking import MAX_LONG, MAX_VIDEOS, Asking, within
+from cluster.bounds import MAX_PIXELS, MAX_SCANS, objection, work_of
 from cluster.refusal import Refusal
-from cluster.replica import MAX_PIXELS, MAX_SCANS, objection
 from cluster.uploads import MAX_FILES, Uploads
+from tfds_builders.records.decode import decode_rgb
 from tfds_builders.records.errors import Refused
 from tfds_builders.records.frames import take_frames
+from tfds_builders.records.header import inspect
 from trainers import registry, tracking
 from trainers.occlusion import CELLS, occlusion_map
 from trainers.predict import NUM_FRAMES
@@ -48,6 +57,7 @@ def test_verdicts_are_those_of_the_registered_model(address):
     files = {f"{kind}.bin": small_model.image_bytes(kind, seed=n) for n, kind in enumerate(small_model.FORMATS)}
     status, answer = post_files(address, files)
     assert status == 200
+    Verdicts.model_validate(answer, strict=True)
     expected = registry.load_detector(CHAMPION).predict(list(files.values()))
     assert [row["file"] for row in answer["results"]] == list(files)
     np.testing.assert_allclose([row["p_fake"] for row in answer["results"]], [v.p_fake for v in expected], atol=1e-6)
@@ -88,7 +98,9 @@ def test_an_unreadable_file_has_its_reason_and_the_others_their_verdict(address)
     assert "HTML page" in bad["error"]
     assert bad["p_fake"] is None
     assert good["error"] is None
-    assert post_files(address, {"page.jpg": b"<html></html>"})[0] == 422
+    status, answer = post_files(address, {"page.jpg": b"<html></html>"})
+    assert status == 422
+    Verdicts.model_validate(answer, strict=True)
 
 
 def test_bad_requests_are_refused_with_a_reason_and_harm_nothing(address):
@@ -110,7 +122,9 @@ def test_bad_requests_are_refused_with_a_reason_and_harm_nothing(address):
     many = {f"{number}.png": image for number in range(MAX_FILES + 1)}
     assert post_files(address, many)[0] == 400
     assert post_files(address, {"a.png": image, "b.png": image}, "/v1/explain")[0] == 400
-    assert post_files(address, {"a.png": b"text"}, "/v1/explain")[0] == 422
+    status, answer = post_files(address, {"a.png": b"text"}, "/v1/explain")
+    assert status == 422
+    Evidence.model_validate(answer, strict=True)
     assert ask(f"{address}/healthz")[0] == 200
     assert post_files(address, {"a.png": image})[0] == 200
 
@@ -159,6 +173,7 @@ def test_no_process_of_the_server_listens_beyond_loopback(address):
 def test_evidence_comes_as_a_grid(address):
     status, answer = post_files(address, {"a.png": small_model.image_bytes("PNG")}, "/v1/explain")
     assert status == 200
+    Evidence.model_validate(answer, strict=True)
     assert np.shape(answer["evidence"]) == (CELLS, CELLS)
     assert np.ptp(answer["evidence"]) > 0
 
@@ -218,14 +233,62 @@ def test_a_moved_alias_is_followed_without_a_failed_request(address, tmp_path):
     assert [number for number, _ in itertools.groupby(seen)] in ([1, version], [version])
 
 
-def test_a_token_is_asked_for_where_one_is_set():
-    client = TestClient(make_api(Asking(None), token="secret"))
-    for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic secret"}):
-        answer = client.post("/v1/predict", headers=headers)
-        assert answer.status_code == 401
-        assert answer.headers["WWW-Authenticate"] == "Bearer"
-    assert client.post("/v1/predict", headers={"Authorization": "Bearer secret"}).status_code == 400  # no image
-    assert client.get("/healthz").status_code == 200
+@pytest.mark.parametrize("prefix", ["", "/x"])
+def test_a_token_is_asked_for_where_one_is_set(prefix):
+    """Under a route prefix too, of which a reverse proxy or Serve tells the application as root_path."""
+    client = TestClient(make_api(Asking(None), token="secret"), root_path=prefix)
+    for path in ("/v1/predict", "/v1/explain"):
+        for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic secret"}):
+            answer = client.post(prefix + path, content=small_model.image_bytes("PNG"), headers=headers)
+            assert answer.status_code == 401
+            assert answer.headers["WWW-Authenticate"] == "Bearer"
+        allowed = client.post(prefix + path, headers={"Authorization": "Bearer secret"})
+        assert allowed.status_code == 400  # no image
+    assert client.get(f"{prefix}/healthz").status_code == 200
+    assert 'path="/v1/predict",status="401"' in client.get(f"{prefix}/metrics").text
+
+
+@pytest.mark.parametrize("token", ["", "secret"])
+def test_the_description_for_programs_says_what_to_send_and_what_comes_back(token):
+    described = TestClient(make_api(Asking(None), token=token)).get("/openapi.json").json()
+    schemas = described["components"]["schemas"]
+    for path, answer in (("/v1/predict", "Verdicts"), ("/v1/explain", "Evidence")):
+        post = described["paths"][path]["post"]
+        content = post["requestBody"]["content"]
+        assert {"multipart/form-data", "application/octet-stream"} <= set(content)
+        assert "file" in content["multipart/form-data"]["schema"]["properties"]
+        refusals = {"400", "408", "413", "500", "503"} | ({"401"} if token else set())
+        assert set(post["responses"]) == {"200", "422"} | refusals
+        named = {
+            status: given["content"]["application/json"]["schema"]["$ref"].rpartition("/")[2]
+            for status, given in post["responses"].items()
+        }
+        assert named == {"200": answer, "422": answer} | dict.fromkeys(refusals, "Error")
+        assert set(named.values()) <= set(schemas)
+        assert ("security" in post) == bool(token)
+    assert ("securitySchemes" in described["components"]) == bool(token)
+
+
+def test_paths_that_are_open_without_a_token_are_these():
+    api = make_api(Asking(None), token="secret")
+    client = TestClient(api, raise_server_exceptions=False)
+    unguarded = {
+        route.path
+        for route in api.routes
+        for method in route.methods
+        if client.request(method, route.path).status_code != 401
+    }
+    assert unguarded == {"/", "/page.js", "/page.css", "/icon.svg", "/healthz", "/readyz", "/metrics", "/openapi.json"}
+
+
+def test_the_page_works_under_a_prefix():
+    """What it names is named relative to it."""
+    page = "".join((PAGE / name).read_text() for name in ("index.html", "page.js"))
+    client = TestClient(make_api(Asking(None), token=""), root_path="/x")
+    assert client.get("/x").url.path == "/x/"
+    named = re.findall(r'(?:(?:href|src)=|(?:fetch|post)\()"([^"]+)"', page)
+    assert {"page.js", "page.css", "readyz", "v1/predict", "v1/explain"} <= set(named)
+    assert not [name for name in named if client.get(f"/x/{name}").status_code == 404]
 
 
 def test_images_that_cost_too_much_to_decode_are_not_decoded():
@@ -238,6 +301,149 @@ def test_images_that_cost_too_much_to_decode_are_not_decoded():
     for kind in small_model.FORMATS:
         assert objection(small_model.image_bytes(kind)) is None
     assert objection(b"no image") is None  # that is for the decoder to say
+    assert work_of(jpeg) == 40 * 56
+    assert work_of(jpeg[:-2] + jpeg[jpeg.index(b"\xff\xda") : -2] * 19 + b"\xff\xd9") == 3 * 40 * 56  # 20 scans
+    assert work_of(b"no image") == work_of(scans) == work_of(file.getvalue()) == 0
+
+
+class Held:
+    """A handle whose replica answers once it is let, and counts what it was asked."""
+
+    def __init__(self) -> None:
+        self.predict_video = self.explain = self
+        self.may_answer, self.asked = asyncio.Event(), 0
+
+    async def remote(self, data: bytes) -> dict:
+        """Answers some time."""
+        self.asked += 1
+        await self.may_answer.wait()
+        return {"label": "real", "error": None}
+
+
+def refused(secs: float, work: Awaitable) -> Awaitable[str]:
+    """The refusal of `work`, which must be a 503, after at most `secs`."""
+
+    async def sentence() -> str:
+        with pytest.raises(Refusal) as refusal:
+            await within(secs, work)
+        assert refusal.value.status == 503
+        return str(refusal.value)
+
+    return sentence()
+
+
+def test_what_nobody_waits_for_any_more_is_counted_until_it_is_done():
+    async def run() -> None:
+        image, held = small_model.image_bytes("PNG"), Held()
+        asking = Asking(held)
+        given_up = [refused(0.05, asking.explain(image)) for _ in range(MAX_LONG - 1)]
+        assert all("No answer" in said for said in await asyncio.gather(*given_up))
+        leaving = asyncio.create_task(within(60, asking.explain(image)))
+        while held.asked < MAX_LONG:
+            await asyncio.sleep(0)
+        leaving.cancel()
+        await asyncio.wait([leaving])
+        assert "busy" in await refused(60, asking.explain(image))
+        held.may_answer.set()
+        while True:  # the replica is done with them one after another
+            try:
+                assert (await within(60, asking.explain(image)))["label"] == "real"
+                break
+            except Refusal:
+                await asyncio.sleep(0)
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(("limit", "value"), [("MAX_WAITING", 1), ("MAX_WAITING_WORK", 3000)])
+def test_files_and_pixels_that_wait_are_bounded(monkeypatch, limit, value):
+    monkeypatch.setattr(f"cluster.asking.{limit}", value)
+
+    async def run() -> None:
+        image, held = small_model.image_bytes("PNG"), Held()  # of 2240 pixels
+        asking = Asking(held)
+        assert "No answer" in await refused(0.05, asking.explain(image))
+        assert "busy" in await refused(60, asking.explain(image))
+        assert held.asked == 1
+
+    asyncio.run(run())
+
+
+def test_a_request_of_too_many_pixels_is_refused(monkeypatch):
+    image = small_model.image_bytes("PNG")
+    monkeypatch.setattr("cluster.asking.MAX_WORK", 3000)
+    client = TestClient(make_api(Asking(None), token=""))
+    answer = client.post("/v1/predict", content=form_of({"a": image, "b": image}), headers={"Content-Type": FORM})
+    assert (answer.status_code, "to decode" in answer.json()["error"]) == (413, True)
+
+
+def test_bytes_are_held_while_a_replica_has_them(monkeypatch):
+    image, held = small_model.image_bytes("PNG"), Held()
+    monkeypatch.setattr("cluster.api.ANSWER_SECS", 0.05)
+    monkeypatch.setattr("cluster.api.Uploads", functools.partial(Uploads, max_held_bytes=len(image) + 1))
+    api = make_api(Asking(held), token="")
+
+    with TestClient(api) as client:  # one event loop for all requests
+        said = [client.post("/v1/explain", content=image).json()["error"] for _ in range(2)]
+        assert "No answer" in said[0]
+        assert "Too much" in said[1]
+        client.portal.call(held.may_answer.set)
+        while client.post("/v1/explain", content=image).status_code != 200:
+            pass
+
+
+def test_long_work_of_a_client_that_left_keeps_other_long_work_waiting(monkeypatch):
+    """Two pictures at a time would take the CPU from verdicts on images."""
+    running, most, begun, may_end = 0, 0, threading.Event(), threading.Event()
+
+    def explain(*_: object) -> tuple[float, np.ndarray]:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        begun.set()
+        may_end.wait(60)
+        running -= 1
+        return 0.5, np.zeros((CELLS, CELLS))
+
+    monkeypatch.setattr(replica, "prepare_to_listen", lambda: None)
+    monkeypatch.setattr(replica, "load_tried", lambda _: registry.Detector(None, "a-model", 1))
+    monkeypatch.setattr("trainers.occlusion.occlusion_map", explain)
+
+    async def run() -> None:
+        held, image = replica.Replica.func_or_class("models:/a-model/1"), small_model.image_bytes("PNG")
+        leaving = asyncio.create_task(held.explain(image))
+        await asyncio.to_thread(begun.wait, 60)
+        given_up, staying = (asyncio.create_task(held.explain(image)) for _ in range(2))
+        await asyncio.sleep(0)
+        leaving.cancel()
+        given_up.cancel()
+        await asyncio.wait([leaving, given_up])
+        assert not (await asyncio.wait([staying], timeout=0.2))[0]
+        begun.clear()
+        may_end.set()
+        assert (await staying)["p_fake"] == 0.5
+        assert begun.is_set()
+
+    asyncio.run(run())
+    assert most == 1
+
+
+def test_models_get_the_first_page_of_a_tiff_and_nothing_else():
+    """Those registered earlier count the pages."""
+    pages, plain = tiff_pages(20_000), small_model.image_bytes("TIFF")
+    given = []
+
+    class Recorder:
+        """A detector that keeps what it is asked."""
+
+        def predict(self, images: list[bytes]) -> list[registry.Verdict]:
+            given.extend(images)
+            return [registry.Verdict("real", 0.1, 0.5, None) for _ in images]
+
+    replica.judge(Recorder(), [pages, plain])
+    assert inspect(given[0]).format == "PNG"
+    np.testing.assert_array_equal(decode_rgb(given[0]), decode_rgb(plain))
+    assert given[1] is plain
 
 
 class Failing:
@@ -320,7 +526,27 @@ def test_settings_are_checked(monkeypatch):
     monkeypatch.setenv("REALSHARD_REPLICAS", "many")
     with pytest.raises(Refused, match="from 1 to 1000"):
         serve._replicas()
+    for value in ("-1", "1.5", "all", "nan"):
+        monkeypatch.setenv("REALSHARD_REPLICA_GPUS", value)
+        with pytest.raises(Refused, match="part of a GPU"):
+            serve._replica_gpus()
     assert Path(serve.__file__).with_name("page").is_dir()
+
+
+def test_each_replica_is_given_its_gpus_and_takes_their_memory_as_needed(monkeypatch):
+    import tensorflow as tf
+
+    from cluster import serve
+
+    monkeypatch.setenv("REALSHARD_REPLICA_GPUS", "0.5")
+    application = serve.build(replica_gpus=serve._replica_gpus())
+    inner = application._bound_deployment.init_args[0]._bound_deployment
+    assert inner.ray_actor_options["num_gpus"] == 0.5
+    growing = []
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [f"a {kind}"])
+    monkeypatch.setattr(tf.config.experimental, "set_memory_growth", lambda *given: growing.append(given))
+    replica.take_gpu_memory_as_needed()
+    assert growing == [("a GPU", True)]
 
 
 def test_the_server_settles_where_ray_listens_before_it_imports_ray(repository):

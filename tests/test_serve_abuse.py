@@ -1,8 +1,10 @@
-"""A server that strangers use: bad requests by the thousand, more good ones than it can take, killed replicas."""
+"""`make serve` that strangers use: bad requests by the thousand, more good ones than it can take, killed replicas, and
+an alias that is moved meanwhile."""
 
 import collections
 import concurrent.futures
-import os
+import contextlib
+import json
 import signal
 import threading
 import time
@@ -11,13 +13,14 @@ import psutil
 import pytest
 import small_model
 from bad_requests import requests
-from serving import FORM, ask, form_of, post_files, serving
+from serving import FORM, ask, form_of, post_files, served_process
 
 from cluster.asking import MAX_WAITING
 from cluster.uploads import MAX_FILES
+from trainers import registry, tracking
 
 pytestmark = pytest.mark.long
-APP = f"abuse-{os.getpid()}"  # is in the titles of its processes
+NAME = "realshard-abused"
 NUM_BAD = 1000
 NUM_WARM_UP = 240  # requests of every kind, after which all that is loaded late is loaded
 NUM_THREADS = 8
@@ -27,24 +30,34 @@ START_SECS = 120  # a killed replica is replaced within
 
 
 @pytest.fixture(scope="module")
-def address(ray_session, tmp_path_factory):
-    with serving("realshard-abused", tmp_path_factory.mktemp("abuse"), APP, body_secs=BODY_SECS) as address:
-        yield address
+def server(tmp_path_factory):
+    with served_process(NAME, tmp_path_factory.mktemp("abuse"), BODY_SECS) as server:
+        yield server
 
 
-def processes(deployment: str = "") -> list[psutil.Process]:
-    """Those of this server's deployments; of one, if named."""
-    found = []
-    for process in psutil.process_iter(["cmdline"]):
-        title = " ".join(process.info["cmdline"] or ())
-        if f"ServeReplica:{APP}:{deployment}" in title:
-            found.append(process)
-    return found
+@pytest.fixture(scope="module")
+def address(server) -> str:
+    return server[0]
 
 
-def proportional_bytes() -> int:
-    """Memory of the server's processes, shared pages counted in part."""
-    return sum(process.memory_full_info().pss for process in processes())
+@pytest.fixture(scope="module")
+def processes(server):
+    """A function: those of this server's deployments; of one, if named."""
+
+    def find(deployment: str = "") -> list[psutil.Process]:
+        found = []
+        for process in psutil.Process(server[1].pid).children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if f"ServeReplica:realshard:{deployment}" in " ".join(process.cmdline()):
+                    found.append(process)
+        return found
+
+    return find
+
+
+def proportional_bytes(processes: list[psutil.Process]) -> int:
+    """Their memory, shared pages counted in part."""
+    return sum(process.memory_full_info().pss for process in processes)
 
 
 def send_all(port: int, count: int, seed: int) -> list[tuple[str, int | None, bool]]:
@@ -54,10 +67,10 @@ def send_all(port: int, count: int, seed: int) -> list[tuple[str, int | None, bo
         return [(kind, answer.result(), answer.result() in allowed) for kind, allowed, answer in sent]
 
 
-def test_a_thousand_bad_requests_leave_no_trace(address):
+def test_a_thousand_bad_requests_leave_no_trace(address, processes):
     port = int(address.rpartition(":")[2])
     send_all(port, NUM_WARM_UP, seed=1)
-    pids, bytes_before = {process.pid for process in processes()}, proportional_bytes()
+    pids, bytes_before = {process.pid for process in processes()}, proportional_bytes(processes())
     assert len(pids) == 2  # Web and Replica
     image = small_model.image_bytes("PNG")
     expected = post_files(address, {"a.png": image})
@@ -70,7 +83,7 @@ def test_a_thousand_bad_requests_leave_no_trace(address):
     assert len({status for _, status, _ in answers}) >= 7
     assert {process.pid for process in processes()} == pids
     assert post_files(address, {"a.png": image}) == expected
-    growth = proportional_bytes() - bytes_before
+    growth = proportional_bytes(processes()) - bytes_before
     print(f"memory: {bytes_before / 2**20:.0f} MiB before, {growth / 2**20:+.0f} MiB after {NUM_BAD} bad requests")
     assert growth < MAX_GROWTH
 
@@ -89,7 +102,7 @@ def test_more_than_it_can_take_is_answered_or_told_to_come_back(address):
     assert post_files(address, {"a.jpg": image})[0] == 200
 
 
-def test_a_killed_replica_costs_no_client_more_than_another_try(address):
+def test_a_killed_replica_costs_no_client_more_than_another_try(address, processes):
     image = small_model.image_bytes("PNG")
     statuses: collections.Counter = collections.Counter()
     is_over = threading.Event()
@@ -115,3 +128,37 @@ def test_a_killed_replica_costs_no_client_more_than_another_try(address):
     assert set(statuses) <= {200, 503}, statuses
     assert statuses[200] > 0
     assert ask(f"{address}/v1/predict", image)[0] == 200
+
+
+def test_an_alias_moved_under_load_fails_no_request_and_every_answer_names_its_version(address, tmp_path):
+    image = small_model.image_bytes("PNG")
+    answers: list[tuple[int, int, float]] = []  # status, version, P(fake)
+    is_over = threading.Event()
+
+    def keep_asking() -> None:
+        while not is_over.is_set():
+            status, _, body = ask(f"{address}/v1/predict", image)
+            row = json.loads(body)["results"][0] if status == 200 else {"version": 0, "p_fake": 0.0}
+            answers.append((status, row["version"], row["p_fake"]))
+
+    clients = [threading.Thread(target=keep_asking) for _ in range(NUM_THREADS)]
+    for client in clients:
+        client.start()
+    try:
+        keras_file = small_model.save_model(tmp_path / "other.keras", seed=7)
+        version = small_model.register(small_model.new_run("abused-2"), keras_file, registered_name=NAME)
+        tracking.client_of().set_registered_model_alias(NAME, "champion", str(version))
+        deadline = time.monotonic() + START_SECS
+        while not answers or answers[-1][1] != version:
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+    finally:
+        is_over.set()
+        for client in clients:
+            client.join()
+    assert {status for status, _, _ in answers} == {200}
+    assert {number for _, number, _ in answers} == {1, version}
+    expected = {number: registry.load_detector(f"models:/{NAME}/{number}") for number in (1, version)}
+    scores = {number: detector.predict([image])[0].p_fake for number, detector in expected.items()}
+    assert abs(scores[1] - scores[version]) > 1e-3
+    assert all(abs(p_fake - scores[number]) < 1e-6 for _, number, p_fake in answers)

@@ -3,7 +3,6 @@
 import http.server
 import json
 import socket
-import subprocess
 import threading
 import time
 from pathlib import Path
@@ -303,18 +302,3 @@ def test_the_logger_that_writes_nothing_can_do_all_that_the_real_one_can():
     NoLogger().epoch(1, {"train/loss": 0.5})
     NoLogger().artifact(Path("nowhere"))
     NoLogger().finish()
-
-
-def test_the_source_commit_is_that_of_this_repository(repository):
-    if not (repository / ".git").exists():
-        pytest.skip("not a git checkout")
-    head = subprocess.run(["git", "-C", repository, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
-    tags = tracking.source_tags()
-    assert tags["realshard.source_commit"] == head.stdout.strip()
-    assert tags["realshard.source_dirty"] in ("true", "false")
-
-
-def test_a_copy_in_somebody_elses_repository_names_no_commit(tmp_path, monkeypatch):
-    subprocess.run(["git", "init", "--quiet", tmp_path], check=True)
-    monkeypatch.setattr(tracking, "__file__", str(tmp_path / "tracking.py"))
-    assert tracking.source_tags() == {}

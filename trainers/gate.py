@@ -28,8 +28,8 @@ _FEWEST_OF_CATEGORY = 20  # images of one class: with fewer, a recall moves by m
 def sealed(groups: pa.ChunkedArray, ids: pa.ChunkedArray) -> np.ndarray:
     """bool [n]: the records that the gate never looks at, a fifth of the groups by their hash.
 
-    Every decision made on a test set wears it out a little. What is sealed is for a last, single evaluation
-    (`python -m trainers.evaluate --split test`). A record without a group is a group of its own. Nothing is sealed of
+    Every decision made on a test set wears it out a little. What is sealed has decided nothing, so a last, single
+    figure on these records alone is an honest one. A record without a group is a group of its own. Nothing is sealed of
     fewer than 20 groups.
     """
     names = [group or f"\0{id}" for group, id in zip(groups.to_pylist(), ids.to_pylist(), strict=True)]

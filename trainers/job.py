@@ -116,7 +116,9 @@ def _run(
             **environment_tags(resources, engine.job_id),
             **lineage,
         }
-        run_id = tracking.open_run(tracking.experiment(config.job.experiment), folder.name, flatten(config), tags)
+        experiment = tracking.experiment(config.job.experiment)
+        reopen = (folder.path / HISTORY).exists()  # its run may have finished, and the job been ended before its result
+        run_id = tracking.open_run(experiment, folder.name, flatten(config), tags, reopen=reopen)
         logger, again = RunLogger(run_id, uri), f"the same command with --name {folder.name}"
         with ending_badly(logger, again):
             sources = tuple(str(source) for source in dataset.sources)
@@ -225,11 +227,11 @@ def _register(
     result: JobResult,
 ) -> JobResult:
     from trainers.reader import open_reader
-    from trainers.registry import register
+    from trainers.registry import register, version_of
 
     rows = np.arange(min(len(records), NUM_COMPARED_IMAGES))
     name = config.job.registered_name or family.default_registered_name
-    version = register(
+    version = version_of(result.run_id, name) or register(
         result.run_id,
         folder.path / MODEL,
         images=list(open_reader(records).images(rows)),

@@ -54,6 +54,7 @@ def lineage_of(model_uri: str) -> dict[str, Any]:
         "code": {
             "commit": tag("source_commit"),
             "dirty": tag("source_dirty"),
+            "files": tag("source_hash"),
             "python": tag("python"),
             "packages": tag("packages"),
         },
@@ -85,7 +86,7 @@ def describe(chain: dict[str, Any]) -> str:
     lines = [
         f"model     {model['name']} version {model['version']}{aliases}",
         f"run       {run['id']}, job {run['job']}, {run['status']}, Ray job {run['ray_job']}",
-        f"code      commit {code['commit']}{dirty}; Python {code['python']}",
+        f"code      commit {code['commit']}{dirty}; files {code['files'][:12]}; Python {code['python']}",
         f"          {code['packages']}",
         f"training  seed {training['seed']}, {training['devices']}, on {training['machine']}",
     ]

@@ -5,30 +5,26 @@
     python -m trainers.promote realshard-resnet50 --rollback   # the champion before this one is champion again
 
 The decision is trainers/gate.py's, on the test predictions that each version's run stored, or with `--dataset D` on
-those that `python -m trainers.evaluate --model ... --dataset D --log` put into the runs of both. It is written to the
-challenger's tags, and how often a test set decided is counted on the registered model.
+those that `python -m trainers.evaluate --model ... --dataset D --log` put into the runs of both. No image of the test
+set may have made one of the two. The decision is written to the challenger's tags, and how often a test set decided is
+counted on the registered model.
 """
 
 import argparse
-import contextlib
-import fcntl
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from tfds_builders.records.errors import Refused
-from trainers import gate, metrics
-from trainers.home import home
-from trainers.registry import CHALLENGER, CHAMPION
+from trainers import gate
+from trainers.judged import check_apart, judged
+from trainers.registry import CHALLENGER, CHAMPION, aliases_locked
 from trainers.store import ensure_reachable, tracking_uri
-from trainers.tracking import client_of, mlflow_module, read_artifact
-from trainers.worker import PREDICTIONS
+from trainers.tracking import client_of, mlflow_module
 
 DEFAULT_NAME = "realshard-resnet50"
+_NOT_APART = "it is not known here whether its images trained one of the two: their data are not there any more"
 GATE_TAG, PREVIOUS_TAG, USES_TAG = "realshard.gate", "realshard.champion_before", "realshard.gate_uses"
 
 
@@ -45,38 +41,47 @@ def decide(
       apply: move the alias if the challenger earned it.
 
     Returns:
-      What `gate.judge` gives, with champion_version, challenger_version, applied, and test_set_uses: how often the
-      gate has looked at this test set, this time included.
+      What `gate.judge` gives, with champion_version, challenger_version, applied; is_apart: whether it is known that
+      neither was made from images of the test set; and test_set_uses: how often the gate has looked at it, this time
+      included.
 
     Raises:
-      Refused: no such model, no challenger, predictions that cannot be compared, a store that does not answer.
+      Refused: no such model, no challenger, predictions that cannot be compared, a model made from images of the test
+        set, aliases that somebody else moved
+        meanwhile, a store that does not answer.
     """
     client = _client()
-    with _locked(name):
+    with aliases_locked(name):
         aliases = _aliases(client, name)
         if CHALLENGER not in aliases:
             raise Refused(f"{name} has no {CHALLENGER}: train another version; its aliases are {aliases or 'none'}.")
         if CHAMPION not in aliases:
             raise Refused(f"{name} has no {CHAMPION} to compare with: set that alias in MLflow once.")
         versions = {alias: client.get_model_version(name, aliases[alias]) for alias in (CHAMPION, CHALLENGER)}
-        tables = {alias: _predictions(version, dataset) for alias, version in versions.items()}
+        tested = {alias: judged(version, dataset) for alias, version in versions.items()}
+        builds = {alias: each.fingerprints for alias, each in tested.items()}
+        if dataset and builds[CHAMPION] != builds[CHALLENGER]:
+            raise Refused(f"{dataset} was built again between the evaluations of the two: evaluate both once more.")
+        is_apart = all([check_apart(version, tested[CHALLENGER]) for version in versions.values()])  # noqa: C419  # each
         decision = gate.judge(
-            tables[CHAMPION],
-            tables[CHALLENGER],
+            tested[CHAMPION].predictions,
+            tested[CHALLENGER].predictions,
             metric=metric,
             thresholds=(_threshold(versions[CHAMPION]), _threshold(versions[CHALLENGER])),
             max_drop=max_drop,
         )
         decision |= {f"{alias}_version": int(aliases[alias]) for alias in (CHAMPION, CHALLENGER)}
-        decision["test_set_uses"] = _count_use(
-            client, name, dataset or versions[CHALLENGER].tags.get("fingerprint", "unknown")[:16]
-        )
+        decision["is_apart"] = is_apart
+        decision["test_set_uses"] = _count_use(client, name, tested[CHALLENGER].fingerprints)
         decision["applied"] = apply and decision["promote"]
         client.set_model_version_tag(name, aliases[CHALLENGER], GATE_TAG, json.dumps(decision, sort_keys=True))
         if decision["applied"]:
+            if (moved := _aliases(client, name)) != aliases:  # by somebody who does not share the lock
+                raise Refused(f"The aliases of {name} moved meanwhile, from {aliases} to {moved}: decide again.")
             client.set_model_version_tag(name, aliases[CHALLENGER], PREVIOUS_TAG, aliases[CHAMPION])
             client.set_registered_model_alias(name, CHAMPION, aliases[CHALLENGER])
-            client.delete_registered_model_alias(name, CHALLENGER)
+            if _aliases(client, name).get(CHALLENGER) == aliases[CHALLENGER]:
+                client.delete_registered_model_alias(name, CHALLENGER)
     return decision
 
 
@@ -87,7 +92,7 @@ def roll_back(name: str) -> tuple[int, int]:
       Refused: no champion, or one that replaced none.
     """
     client = _client()
-    with _locked(name):
+    with aliases_locked(name):
         current = _aliases(client, name).get(CHAMPION)
         if current is None:
             raise Refused(f"{name} has no {CHAMPION} to roll back from.")
@@ -104,16 +109,6 @@ def _client() -> Any:
     return client_of()
 
 
-@contextlib.contextmanager
-def _locked(name: str) -> Iterator[None]:
-    """One decision at a time among the processes that share this REALSHARD_HOME: MLflow moves an alias blindly."""
-    folder = home() / "locks"
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / f"promote-{name.replace('/', '_')}", "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
 def _aliases(client: Any, name: str) -> dict[str, str]:
     try:
         found = client.get_registered_model(name).aliases
@@ -123,28 +118,18 @@ def _aliases(client: Any, name: str) -> dict[str, str]:
     return {alias: str(version) for alias, version in found.items()}
 
 
-def _predictions(version: Any, dataset: str) -> pa.Table:
-    path = f"cards/{dataset}-test/{PREDICTIONS}" if dataset else PREDICTIONS
-    content = read_artifact(version.run_id, path)
-    if content is None:
-        raise Refused(
-            f"{version.name} version {version.version} cannot be judged: its run {version.run_id} has no {path}. "
-            f"Make it: python -m trainers.evaluate --model models:/{version.name}/{version.version} --dataset "
-            f"{dataset or 'D'} --log, and then promote with --dataset {dataset or 'D'}."
-        )
-    return metrics.of_split(pq.read_table(pa.BufferReader(content)), "test")
-
-
 def _threshold(version: Any) -> float:
     return float(version.tags.get("threshold", 0.5))
 
 
-def _count_use(client: Any, name: str, test_set: str) -> int:
-    """Counts a look at a test set, by the dataset's name or fingerprint, on the registered model."""
-    tag = f"{USES_TAG}.{test_set}"
-    uses = int(client.get_registered_model(name).tags.get(tag, 0)) + 1
-    client.set_registered_model_tag(name, tag, str(uses))
-    return uses
+def _count_use(client: Any, name: str, fingerprints: Sequence[str]) -> int:
+    """Counts a look at the test set of each of these datasets, on the registered model; returns the highest count."""
+    tags = client.get_registered_model(name).tags
+    uses = {f"{USES_TAG}.{fingerprint}": 0 for fingerprint in fingerprints}
+    for tag in uses:
+        uses[tag] = int(tags.get(tag, 0)) + 1
+        client.set_registered_model_tag(name, tag, str(uses[tag]))
+    return max(uses.values())
 
 
 def describe(decision: dict[str, Any]) -> str:
@@ -162,6 +147,7 @@ def describe(decision: dict[str, Any]) -> str:
         ),
         f"verdict     {verdict}: {decision['because']}",
         f"            this test set has decided {decision['test_set_uses']} time(s)",
+        *([] if decision["is_apart"] else [f"            {_NOT_APART}"]),
     ]
     return "\n".join(lines)
 

@@ -8,6 +8,7 @@ What a registered model does when asked is verdict.py's.
 
 import contextlib
 import dataclasses
+import fcntl
 import os
 import re
 import tempfile
@@ -21,9 +22,11 @@ from tfds_builders.records.errors import Refused
 from tfds_builders.records.pixels import RESIZE
 from trainers import packing
 from trainers.decision import Decision
+from trainers.home import home
 from trainers.logged_models import log_model
+from trainers.source_code import source_tags
 from trainers.store import database_file, ensure_reachable, tracking_uri
-from trainers.tracking import client_of, mlflow_module, source_tags
+from trainers.tracking import client_of, mlflow_module
 
 CHAMPION, CHALLENGER = "champion", "challenger"
 MAX_DIFFERENCE = 1e-5  # between the P(fake) that a network gives in its several forms on one machine
@@ -139,7 +142,7 @@ def register(
         client.delete_logged_model(model_id)
         raise
     with _store_for_all(tracking_uri()):
-        return _create_version(client, model_id, registered_name, {"realshard.run_id": run_id, **source_tags(), **tags})
+        return add_version(client, model_id, registered_name, {"realshard.run_id": run_id, **source_tags(), **tags})
 
 
 def excess_difference(p_fake: np.ndarray, of_network: np.ndarray, temperature: float | None) -> float:
@@ -183,15 +186,48 @@ def _ensure_agreement(detector: Detector, images: Sequence[bytes], of_network: n
         )
 
 
-def _create_version(client: Any, model_id: str, name: str, tags: Mapping[str, Any]) -> int:
-    with contextlib.suppress(mlflow_module().exceptions.MlflowException):
-        client.create_registered_model(name)  # refuses if it exists
-    version = client.create_model_version(
-        name, f"models:/{model_id}", tags["realshard.run_id"], {key: str(tags[key]) for key in tags}, model_id=model_id
-    )
+def add_version(client: Any, model_id: str, name: str, tags: Mapping[str, Any]) -> int:
+    """Makes a logged model the next version of `name`, the champion if there is none and else the challenger. `tags`
+    name the run as `realshard.run_id`. Returns the version."""
+    with aliases_locked(name):
+        with contextlib.suppress(mlflow_module().exceptions.MlflowException):
+            client.create_registered_model(name)  # refuses if it exists
+        all_tags = {key: str(tags[key]) for key in tags}
+        run_id = all_tags["realshard.run_id"]
+        made = client.create_model_version(name, f"models:/{model_id}", run_id, all_tags, model_id=model_id)
+        _give_alias(client, name, made.version)
+    return int(made.version)
+
+
+def version_of(run_id: str, name: str) -> int | None:
+    """The version of `name` that this run made, if it has; a job that was interrupted after that makes no second one.
+    Without an alias, since it was interrupted before that, it is given one."""
+    client = client_of()
+    found = client.search_model_versions(f"name='{name}' and run_id='{run_id}'")
+    if not found:
+        return None
+    version = max(int(made.version) for made in found)
+    with aliases_locked(name):
+        newest = max(int(made.version) for made in client.search_model_versions(f"name='{name}'"))
+        if version == newest and not client.get_model_version(name, str(version)).aliases:
+            _give_alias(client, name, str(version))
+    return version
+
+
+def _give_alias(client: Any, name: str, version: str) -> None:
     has_champion = CHAMPION in client.get_registered_model(name).aliases
-    client.set_registered_model_alias(name, CHALLENGER if has_champion else CHAMPION, version.version)
-    return int(version.version)
+    client.set_registered_model_alias(name, CHALLENGER if has_champion else CHAMPION, version)
+
+
+@contextlib.contextmanager
+def aliases_locked(name: str) -> Iterator[None]:
+    """One registration or promotion of the model `name` at a time, among the processes that share this REALSHARD_HOME:
+    MLflow moves an alias blindly, and knows no lock that would hold for others."""
+    folder = home() / "locks"
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / f"aliases-{name.replace('/', '_')}", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def load_logged(model_id: str) -> Detector:

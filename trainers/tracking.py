@@ -9,13 +9,13 @@ What is written while a job runs is run_logger.py's, models are registry.py's, t
 import json
 import logging
 import os
-import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tfds_builders.records.errors import Refused
+from trainers.source_code import source_tags
 from trainers.store import database_file, ensure_reachable, tracking_uri, without_password
 
 JOB_TAG = "realshard.job"
@@ -74,26 +74,6 @@ def _create_experiment(client: Any, name: str, uri: str) -> str:
         return client.get_experiment_by_name(name).experiment_id  # another job was quicker
 
 
-def source_tags() -> dict[str, str]:
-    """The commit this code is at and whether files differ from it; empty where the code is in no git repository."""
-    here = Path(__file__)
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(here.parent), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
-
-    try:
-        git("ls-files", "--error-unmatch", here.name)  # not some repository that merely surrounds an installed copy
-        commit, dirty = git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--untracked-files=no"))
-    except (OSError, subprocess.SubprocessError):
-        return {}
-    return {
-        "realshard.source_commit": commit,
-        "realshard.source_dirty": str(dirty).lower(),
-        "mlflow.source.git.commit": commit,  # the name MLflow's UI knows
-    }
-
-
 def _find_run(client: Any, job_name: str, experiment_ids: list[str]) -> Any | None:
     runs = client.search_runs(
         experiment_ids, f"tags.`{JOB_TAG}` = '{job_name}'", order_by=["attributes.start_time DESC"], max_results=1
@@ -112,7 +92,7 @@ def open_run(
       config: the resolved configuration, flat; becomes the run's params. A run gone on with keeps the params it began
         with, and what differs now is kept in the tag `realshard.resumed_with`.
       tags: further tags, such as the dataset's fingerprint. Those of `source_tags` are added.
-      reopen: go on with a finished one too: the parent of runs that are found again.
+      reopen: go on with a finished one too: the parent of runs that are found again, a job without its result.
 
     Raises:
       Refused: the job has finished.

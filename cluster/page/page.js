@@ -1,5 +1,5 @@
 "use strict";
-// Files go to /v1/predict one by one, verdicts come back; nothing is kept on either side.
+// Files go to v1/predict, beside the page, one by one, verdicts come back; nothing is kept on either side.
 
 const input = document.getElementById("files");
 const drop = document.getElementById("drop");
@@ -81,7 +81,7 @@ function whereButton(file, figure) {
     button.textContent = "Looking …";
     let words;
     try {
-      paint(figure, (await post("/v1/explain", file)).evidence);
+      paint(figure, (await post("v1/explain", file)).evidence);
       words = "Orange parts speak for fake, blue ones for real.";
     } catch (error) {
       words = error.message;
@@ -127,7 +127,7 @@ async function ask(files) {
   const verdicts = [];
   for (const { file, name, item } of rows) {
     said.textContent = `Asking about ${name} (${verdicts.length + 1} of ${rows.length}) …`;
-    const verdict = await post("/v1/predict", file).catch((error) => ({ error: error.message }));
+    const verdict = await post("v1/predict", file).catch((error) => ({ error: error.message }));
     verdicts.push(`${name}: ${show(item, file, verdict)}`);
   }
   if (rows.length) said.textContent = `${verdicts.join(", ")}.`;
@@ -146,7 +146,7 @@ drop.addEventListener("drop", (event) => {
 document.addEventListener("paste", (event) => ask(event.clipboardData.files));
 
 const model = document.getElementById("model");
-fetch("/readyz").then((response) => response.json()).then((loaded) => {
+fetch("readyz").then((response) => response.json()).then((loaded) => {
   model.textContent = loaded.version === undefined
     ? "No model is ready yet." : `${loaded.model} version ${loaded.version} answers.`;
 }).catch(() => { model.textContent = "The server does not answer."; });

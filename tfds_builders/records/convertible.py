@@ -107,7 +107,8 @@ def inspect_webp(data: bytes, size: int) -> ImageFacts:
 
 
 def inspect_tiff(data: bytes, size: int) -> ImageFacts:
-    """Pillow reads the directory, which lies anywhere in the file."""
+    """Pillow reads the first directory, which lies anywhere in the file. Further ones, of which a small file can hold
+    thousands, are not walked: counting them would take Pillow time that grows with their square."""
     from PIL import Image, TiffImagePlugin
 
     if len(data) < size:
@@ -121,7 +122,7 @@ def inspect_tiff(data: bytes, size: int) -> ImageFacts:
     try:
         with Image.open(io.BytesIO(data), formats=["TIFF"]) as image:
             assert isinstance(image, TiffImagePlugin.TiffImageFile)
-            tags, mode, frames = image.tag_v2, image.mode, image.n_frames
+            tags, mode, animated = image.tag_v2, image.mode, image.is_animated
             width, height, orientation = int(tags[256]), int(tags[257]), tags.get(274, 1)
             bits = int(max(tags.get(258, (1,))))
     except Image.DecompressionBombError as error:
@@ -136,4 +137,4 @@ def inspect_tiff(data: bytes, size: int) -> ImageFacts:
         raise BadImage("unsupported", f"the TIFF holds samples without an agreed scale: mode {mode}, {bits} bits")
     orientation = orientation if orientation in range(1, 9) else 1
     has_alpha = mode in ("LA", "PA", "RGBA")
-    return make_facts("TIFF", width, height, mode, bits, orientation, has_alpha, animated=frames > 1)
+    return make_facts("TIFF", width, height, mode, bits, orientation, has_alpha, animated)
