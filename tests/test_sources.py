@@ -127,6 +127,7 @@ def test_links_that_lead_nowhere_or_back_are_reported_once(tmp_path):
     (tmp_path / "file.png").write_bytes(b"data")
     problems = {entry.id: entry.problem.partition(":")[0] for entry in Source(tmp_path).entries()}
     assert problems == {"folder/back": "symlink_loop", "nowhere.png": "unreadable", "file.png": ""}
+    assert list(Source(tmp_path).ids()) == [entry.id for entry in Source(tmp_path).entries()]
 
 
 def test_members_that_leave_the_archive_are_not_read(tmp_path):

@@ -102,20 +102,24 @@ def _survey(source: Source) -> tuple[FolderLayout, bool, dict[str, str]]:
     begin with one: then they only wrap, or are the zips of a download in parts.
     """
     unnamed: set[str] = set()  # folders with an image whose name begins with no category
-    generators: dict[str, str] = {}
+    lists: set[str] = set()
 
     def ids() -> Iterator[str]:
-        for entry in source.entries():
-            folder, _, name = entry.id.rpartition("/")
+        for id in source.ids():
+            folder, _, name = id.rpartition("/")
             if name == GENERATORS:
-                generators.update(_read_generators(entry, folder))
+                lists.add(id)
             elif folder not in unnamed and has_image_suffix(name) and not _category_of_name(name):
                 unnamed.add(folder)
-            yield entry.id
+            yield id
 
     layout = FolderLayout(ids())
     is_known = any(category.lower() in CATEGORIES for category in layout.categories)
     by_folder = layout.has_categories and (is_known or any(layout.place(f"{folder}/") for folder in unnamed))
+    generators: dict[str, str] = {}
+    for entry in source.entries() if lists else ():
+        if entry.id in lists:
+            generators.update(_read_generators(entry))
     return layout, by_folder, generators
 
 
@@ -131,8 +135,9 @@ def _category_of_name(name: str) -> str:
     return next((category for category in CATEGORIES if name.startswith(category)), "")
 
 
-def _read_generators(entry: Entry, folder: str) -> dict[str, str]:
-    """Which process made which fake: the rows (path, generator) of a CSV file that lies in `folder`."""
+def _read_generators(entry: Entry) -> dict[str, str]:
+    """Which process made which fake: the rows (path, generator) of a CSV file; paths are below its folder."""
+    folder = entry.id.rpartition("/")[0]
     try:
         rows = parse_csv(read(entry))
         return {f"{folder}/{row['path']}".lstrip("/"): row["generator"] for row in rows}

@@ -181,7 +181,7 @@ def place_by_folders(source: Source, group_of: Callable[[str], str] = lambda id:
       source: of the images.
       group_of: the group of an image, from its id.
     """
-    layout = FolderLayout(entry.id for entry in source.entries())
+    layout = FolderLayout(source.ids())
     say(f"the source is laid out as {layout}")
     for entry in source.entries():
         place = layout.place(entry.id)

@@ -38,8 +38,8 @@ class ImageTable:
 
     def records(self, source: Source, group_of: Callable[[str], str]) -> Iterator[Record | Excluded]:
         """Describes the images: what the row says comes first, then what the folders and `group_of` say."""
-        layout = FolderLayout(entry.id for entry in source.entries())
-        row_of, problems = self._find({entry.id for entry in source.entries()})
+        layout = FolderLayout(source.ids())
+        row_of, problems = self._find(set(source.ids()))
         for entry in source.entries():
             number = row_of.pop(entry.id, None)
             if number is None:
