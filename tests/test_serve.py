@@ -456,7 +456,7 @@ class Failing:
         """Fails or answers."""
         if self._errors:
             raise self._errors.pop(0)
-        return {"model": "a-model", "version": 3}
+        return {"model": "a-model", "version": 3, "problem": None}
 
 
 def test_a_replica_that_died_is_asked_again_and_then_the_client_is_told_to(caplog):
