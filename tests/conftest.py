@@ -57,6 +57,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
         cpu = tf.config.list_physical_devices("CPU")[0]
         tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+        tf.config.list_logical_devices()  # from here on they are what they are: a job in this process may want one
 
 
 @pytest.fixture(scope="session")

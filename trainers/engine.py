@@ -5,7 +5,6 @@ with engine:
     engine.train(task, folder)
 """
 
-import contextlib
 import dataclasses
 import functools
 import gc
@@ -128,8 +127,12 @@ class ThisProcess:
 
 @functools.cache
 def _prepare_once(resources: Resources, deterministic: bool) -> None:
-    with contextlib.suppress(RuntimeError):  # TensorFlow has run something already: its devices stay what they are
+    try:
         prepare_process(resources, deterministic)
+    except CannotTrain as error:
+        raise Refused(str(error)) from None
+    except RuntimeError:  # TensorFlow has run something already: its devices stay what they are
+        pass
 
 
 def _planned(config: Config, nodes: list[dict[str, float]]) -> Resources:
