@@ -98,9 +98,7 @@ def _add_health(api: FastAPI, asking: Asking, counts: Counts) -> None:
 
 
 def _guard(token: str) -> Callable[..., Awaitable[None]]:
-    async def guard(
-        given: Annotated[HTTPAuthorizationCredentials | None, Security(HTTPBearer(auto_error=False))],
-    ) -> None:
+    async def guard(given: Annotated[HTTPAuthorizationCredentials | None, Security(_BEARER)]) -> None:
         if given is None or not hmac.compare_digest(given.credentials.encode(), token.encode()):
             raise Refusal(401, "This server wants a token: send it as `Authorization: Bearer TOKEN`.")
 

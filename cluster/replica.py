@@ -21,20 +21,13 @@ from tfds_builders.records.facts import BadImage
 from trainers.predict import judge_frames
 from trainers.registry import Detector, Verdict, load_detector, resolve
 from trainers.store import tracking_uri
+from trainers.strategy import take_gpu_memory_as_needed
 
 MAX_QUEUED = 16  # calls that wait for a replica; more are told that it is busy
 LOOK_SECS = 5.0  # between two looks at the alias
 AGAIN_SECS = 60.0  # until a version that could not be loaded is tried again
 
 logger = logging.getLogger("ray.serve")
-
-
-def take_gpu_memory_as_needed() -> None:
-    """Else TensorFlow takes all of it when it begins: two replicas, or a version beside the next, would not fit."""
-    import tensorflow as tf
-
-    for gpu in tf.config.list_physical_devices("GPU"):
-        tf.config.experimental.set_memory_growth(gpu, True)
 
 
 def load_tried(model_uri: str) -> Detector:

@@ -125,11 +125,7 @@ def _difference_interval(
         before, after = (measure(counts) for measure in measures)
         if before is not None and after is not None:
             differences.append(after - before)
-    if not differences:
-        return -np.inf, np.inf
-    edge = (1 - bootstrap.CONFIDENCE) / 2
-    low, high = np.quantile(differences, [edge, 1 - edge])
-    return float(low), float(high)
+    return bootstrap.percentiles(differences) or (-np.inf, np.inf)
 
 
 def _measure(

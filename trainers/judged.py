@@ -64,8 +64,8 @@ def judged(version: Any, dataset: str = "") -> Judged:
         fingerprints = tuple(re.findall(rf"\b[0-9a-f]{{{FINGERPRINT_DIGITS}}}\b", told))
         return Judged(predictions, fingerprints, _records_of(dataset.split("+"), fingerprints))
     origin = origin_of(version.run_id)
-    records = identities(origin.dataset, origin.records["test"].ids()) if origin else None
-    return Judged(predictions, (version.tags.get("fingerprint", "unknown")[:FINGERPRINT_DIGITS],), records)
+    fingerprint = version.tags.get("fingerprint", "unknown")[:FINGERPRINT_DIGITS]
+    return Judged(predictions, (fingerprint,), origin.test if origin else None)
 
 
 def _records_of(names: list[str], fingerprints: tuple[str, ...]) -> pa.Table | None:

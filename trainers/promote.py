@@ -47,8 +47,7 @@ def decide(
 
     Raises:
       Refused: no such model, no challenger, predictions that cannot be compared, a model made from images of the test
-        set, aliases that somebody else moved
-        meanwhile, a store that does not answer.
+        set, aliases that somebody else moved meanwhile, a store that does not answer.
     """
     client = _client()
     with aliases_locked(name):

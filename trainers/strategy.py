@@ -125,12 +125,19 @@ def prepare_process(resources: Resources, deterministic: bool = False) -> None:
     if deterministic:
         tf.config.experimental.enable_op_determinism()
     tf.config.threading.set_intra_op_parallelism_threads(resources.cpus)
-    for gpu in gpus:
-        tf.config.experimental.set_memory_growth(gpu, True)
+    take_gpu_memory_as_needed()
     if not resources.gpus:
         tf.config.set_visible_devices([], "GPU")
         cpu = tf.config.list_physical_devices("CPU")[0]
         tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * resources.devices)
+
+
+def take_gpu_memory_as_needed() -> None:
+    """Else TensorFlow takes all of it when it begins, and no second process or model beside it would find room."""
+    import tensorflow as tf
+
+    for gpu in tf.config.list_physical_devices("GPU"):
+        tf.config.experimental.set_memory_growth(gpu, True)
 
 
 def hide_gpus() -> None:
