@@ -8,6 +8,7 @@ import json
 import signal
 import threading
 import time
+from collections.abc import Callable, Iterator
 
 import psutil
 import pytest
@@ -102,6 +103,20 @@ def test_more_than_it_can_take_is_answered_or_told_to_come_back(address):
     assert post_files(address, {"a.jpg": image})[0] == 200
 
 
+@contextlib.contextmanager
+def clients(number: int, keep_asking: Callable[[], None], is_over: threading.Event) -> Iterator[None]:
+    """So many ask at the same time, until the block is left."""
+    threads = [threading.Thread(target=keep_asking) for _ in range(number)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        for thread in threads:
+            thread.join()
+
+
 def test_a_killed_replica_costs_no_client_more_than_another_try(address, processes):
     image = small_model.image_bytes("PNG")
     statuses: collections.Counter = collections.Counter()
@@ -111,20 +126,13 @@ def test_a_killed_replica_costs_no_client_more_than_another_try(address, process
         while not is_over.is_set():
             statuses[ask(f"{address}/v1/predict", image)[0]] += 1
 
-    clients = [threading.Thread(target=keep_asking) for _ in range(4)]
-    for client in clients:
-        client.start()
-    try:
+    with clients(4, keep_asking, is_over):
         (victim,) = processes("Replica")
         victim.send_signal(signal.SIGKILL)
         deadline = time.monotonic() + START_SECS
         while ask(f"{address}/readyz")[0] != 200 or victim.is_running():
             assert time.monotonic() < deadline
             time.sleep(0.2)
-    finally:
-        is_over.set()
-        for client in clients:
-            client.join()
     assert set(statuses) <= {200, 503}, statuses
     assert statuses[200] > 0
     assert ask(f"{address}/v1/predict", image)[0] == 200
@@ -141,10 +149,7 @@ def test_an_alias_moved_under_load_fails_no_request_and_every_answer_names_its_v
             row = json.loads(body)["results"][0] if status == 200 else {"version": 0, "p_fake": 0.0}
             answers.append((status, row["version"], row["p_fake"]))
 
-    clients = [threading.Thread(target=keep_asking) for _ in range(NUM_THREADS)]
-    for client in clients:
-        client.start()
-    try:
+    with clients(NUM_THREADS, keep_asking, is_over):
         keras_file = small_model.save_model(tmp_path / "other.keras", seed=7)
         version = small_model.register(small_model.new_run("abused-2"), keras_file, registered_name=NAME)
         tracking.client_of().set_registered_model_alias(NAME, "champion", str(version))
@@ -152,10 +157,6 @@ def test_an_alias_moved_under_load_fails_no_request_and_every_answer_names_its_v
         while not answers or answers[-1][1] != version:
             assert time.monotonic() < deadline
             time.sleep(0.2)
-    finally:
-        is_over.set()
-        for client in clients:
-            client.join()
     assert {status for status, _, _ in answers} == {200}
     assert {number for _, number, _ in answers} == {1, version}
     expected = {number: registry.load_detector(f"models:/{NAME}/{number}") for number in (1, version)}
