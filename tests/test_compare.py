@@ -43,7 +43,7 @@ def test_published_figures_are_those_of_the_documentation(repository):
 def test_a_model_with_two_seeds_and_the_second_time(tmp_path, realshard_home):
     write_dataset(tmp_path, {"train": 24, "validation": 9, "test": 11}, name="ai_vs_human")
     dataset = load(tmp_path / "ai_vs_human" / "1.0.0")
-    (row,) = rows = compare.compare({("cnn", "v2"): TINY}, dataset, tmp_path / "out")
+    (row,) = rows = compare.compare({("cnn", "v2"): TINY}, dataset, tmp_path / "out", at_once=2)
 
     assert len(row.aucs) == 2
     assert row.auc_interval[0] <= row.auc <= row.auc_interval[1]

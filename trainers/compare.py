@@ -3,11 +3,11 @@
     python -m trainers.compare --out runs/compare
 
 Each training is a job (trainers/job.py) and a child of one MLflow run, which keeps table.md, table.csv, auc.png and the
-learning curves of what did not learn. Run again it goes on: finished jobs are found by their names.
+learning curves of what did not learn. Two are trained at once, each on half of the cores (trainers/side_by_side.py).
+Run again it goes on: finished jobs are found by their names.
 """
 
 import argparse
-import hashlib
 import json
 import os
 import sys
@@ -24,21 +24,14 @@ from tfds_builders.records.errors import Refused
 from trainers import bootstrap, compare_table, demo, metrics, tracking
 from trainers.compare_table import Row
 from trainers.comparison import BUDGETS, EXPERIMENT, IMAGE_SIZE, SEEDS, Budget
-from trainers.config import to_dict
 from trainers.dataset import Dataset, find, load
 from trainers.history import History
-from trainers.job import JobResult, run
-from trainers.predict import silent_stderr
 from trainers.published import PUBLISHED
 from trainers.run_logger import RunLogger, ending_badly
-from trainers.timing import images_per_second
-from trainers.worker import HISTORY, MODEL, PREDICTIONS
+from trainers.side_by_side import Name, Trained, Training, train
+from trainers.worker import HISTORY, PREDICTIONS
 
-Name = tuple[str, str]  # family, variant
-INFERENCE = "inference/images_per_second"
 LEARNS_NOTHING = 0.6  # of the AUC: below it the learning curves are drawn
-_BATCH_IMAGES = 32
-_TIMED_SECS = 1.0
 
 
 @dataclass(frozen=True)
@@ -49,13 +42,14 @@ class Compared:
     history: History  # of the first seed
 
 
-def compare(budgets: Mapping[Name, Budget], dataset: Dataset, directory: Path) -> list[Row]:
+def compare(budgets: Mapping[Name, Budget], dataset: Dataset, directory: Path, at_once: int = 2) -> list[Row]:
     """Trains what is not trained yet, writes table and figures into `directory` and into the MLflow parent.
 
     Args:
       budgets: what to train, by family and variant.
       dataset: a built one; its folder lies in a data_dir.
-      directory: made if need be.
+      directory: made if need be; what the trainings print goes into its folder logs.
+      at_once: trainings side by side.
 
     Returns:
       The rows of the table.
@@ -69,41 +63,57 @@ def compare(budgets: Mapping[Name, Budget], dataset: Dataset, directory: Path) -
         reopen=True,
     )
     logger = RunLogger(parent)
-    found: list[Compared] = []
+    data_dir = str(Path(str(dataset.directory)).parents[1])
+    # Those of one seed are the long ones: begun last, one of them would leave the other cores idle.
+    longest_first = sorted(budgets.items(), key=lambda item: len(item[1].seeds))
+    trainings = [
+        Training(*name, seed, budget.config(*name, data_dir, seed))
+        for name, budget in longest_first
+        for seed in budget.seeds
+    ]
+    trained: dict[Name, dict[int, Trained]] = {name: {} for name in budgets}
+    found: dict[Name, Compared] = {}
     with ending_badly(logger, "the same command"):
-        for number, (name, budget) in enumerate(budgets.items(), 1):
-            print(f"\n=== {number}/{len(budgets)}  {' '.join(name)}", flush=True)
-            found.append(_compared(name, budget, dataset, parent))
-            tables = compare_table.write([each.row for each in found], directory)  # so far, should this be interrupted
+        ended = train(trainings, dataset.fingerprint, parent, directory / "logs", at_once)
+        for number, (training, gave) in enumerate(ended, 1):
+            print(f"{number}/{len(trainings)}  {training.title}: {_told(gave)}", flush=True)
+            name, budget = training.name, budgets[training.name]
+            trained[name][training.seed] = gave
+            if len(trained[name]) == len(budget.seeds):
+                found[name] = _compared(name, budget, [trained[name][seed] for seed in budget.seeds])
+                # So far, should this be interrupted.
+                tables = compare_table.write([found[each].row for each in budgets if each in found], directory)
         for file in tables:
             logger.artifact(file)
-        for file in _draw(found, directory):
+        compared = [found[each] for each in budgets]
+        for file in _draw(compared, directory):
             logger.artifact(file, "figures")
     logger.finish()
-    return [each.row for each in found]
+    return [each.row for each in compared]
 
 
-def _compared(name: Name, budget: Budget, dataset: Dataset, parent: str) -> Compared:
-    data_dir = str(Path(str(dataset.directory)).parents[1])
-    results = []
-    for seed in budget.seeds:
-        config = budget.config(*name, data_dir, seed)
-        key = hashlib.sha256(json.dumps([to_dict(config), dataset.fingerprint]).encode()).hexdigest()[:8]
-        job = replace(config.job, name=f"compare-{'-'.join(name)}-{seed}-{key}")
-        results.append(run(replace(config, job=job), parent=parent, here=True))
+def _told(trained: Trained) -> str:
+    result = trained.result
+    if result.is_reused:
+        return f"AUC {result.metrics['auc']:.3f}, found"
+    secs = sum(result.seconds.values())
+    return f"AUC {result.metrics['auc']:.3f}, {secs:.0f} s, {result.images_per_second:.0f} images/s"
+
+
+def _compared(name: Name, budget: Budget, trained: Sequence[Trained]) -> Compared:
+    results = [each.result for each in trained]
     folders = [Path(result.directory) for result in results]
     tables = [metrics.of_split(pq.read_table(folder / PREDICTIONS), "test") for folder in folders]
     scores = np.stack([table["p_fake"].to_numpy() for table in tables])
     groups = metrics.group_numbers(tables[0])
     interval = bootstrap.auc_interval(tables[0]["label"].to_numpy(), scores, groups)
-    parameters, inference = _network_facts(results[0])
     row = Row(
         *name,
         image_size=budget.image_size,
         images_seen=budget.epochs * results[0].images["train"],
-        parameters=parameters,
+        parameters=trained[0].parameters,
         training_rate=float(np.median([result.images_per_second for result in results])),
-        inference_rate=inference,
+        inference_rate=float(np.median([each.inference_rate for each in trained])),
         aucs=tuple(result.metrics["auc"] for result in results),
         auc_interval=interval or (0.0, 1.0),
         accuracy=float(np.mean([result.metrics["accuracy"] for result in results])),
@@ -112,26 +122,6 @@ def _compared(name: Name, budget: Budget, dataset: Dataset, parent: str) -> Comp
         published=PUBLISHED.get(name),
     )
     return Compared(row, json.loads((folders[0] / HISTORY).read_text()))
-
-
-def _network_facts(result: JobResult) -> tuple[int, float]:
-    """Parameters, and images/s of the saved model alone, without decoding; measured once, then read from the run."""
-    known = tracking.client_of().get_run(result.run_id).data.metrics
-    if INFERENCE not in known:
-        import keras
-        import tensorflow as tf
-
-        model = keras.models.load_model(Path(result.directory) / MODEL, compile=False)
-        judge = tf.function(lambda pixels: model(pixels, training=False))
-        images = tf.zeros((_BATCH_IMAGES, *model.input.shape[1:]), tf.uint8)
-        speed = images_per_second(lambda pixels: judge(pixels).numpy(), images, _TIMED_SECS)
-        facts = {INFERENCE: speed, "parameters": model.count_params()}
-        logger = RunLogger(result.run_id)
-        logger.epoch(result.best_epoch, facts)
-        logger.flush()
-        keras.backend.clear_session()
-        known = facts
-    return int(known["parameters"]), known[INFERENCE]
 
 
 def _draw(found: Sequence[Compared], directory: Path) -> list[Path]:
@@ -178,15 +168,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, default=len(SEEDS), help="trainings of a small model (%(default)s)")
     parser.add_argument("--data-dir", type=Path, help="where ai_vs_human is built (default: made in OUT)")
     parser.add_argument("--out", type=Path, default=Path("runs/compare"), help="folder to write to (%(default)s)")
+    parser.add_argument(
+        "--at-once", type=int, default=2, help="trainings side by side; 1 on a machine with one GPU (%(default)s)"
+    )
     options: Any = parser.parse_args(arguments)
     budgets = chosen(options.models, options.seeds)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    with silent_stderr():
-        import tensorflow  # noqa: F401  # says much when it is imported
     started = time.monotonic()
     corpus = demo.Demo(demo.Settings(folder=options.out, image_size=IMAGE_SIZE))
     directory = find(demo.DATASET, options.data_dir) if options.data_dir else corpus.built()
-    rows = compare(budgets, load(directory), options.out)
+    rows = compare(budgets, load(directory), options.out, options.at_once)
     print(f"\n{compare_table.as_markdown(rows)}")
     print(f"{(time.monotonic() - started) / 60:.0f} minutes; {options.out / 'table.md'}, {options.out / 'auc.png'}")
     return 0

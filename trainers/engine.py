@@ -100,11 +100,11 @@ class ThisProcess:
         pass
 
     def resources(self, config: Config) -> Resources:
-        """What there is on this machine."""
+        """What this process may use of the machine."""
         import tensorflow as tf
 
         gpus = len(tf.config.list_physical_devices("GPU"))
-        return _planned(config, [{"CPU": os.cpu_count() or 1, "GPU": gpus}])
+        return _planned(config, [{"CPU": len(os.sched_getaffinity(0)), "GPU": gpus}])
 
     def train(self, task: Task, folder: JobFolder) -> None:
         """Trains one model, from its newest checkpoint if there is one, and leaves the results in `folder`."""

@@ -1,0 +1,163 @@
+"""Several jobs at once on one machine, each on cores of its own: a small network leaves half of two cores idle.
+
+    for training, trained in train(trainings, fingerprint, parent, logs, at_once=2): ...
+
+There are `at_once` processes, each trains one job after another; they end with this one.
+"""
+
+import hashlib
+import json
+import multiprocessing
+import os
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from tfds_builders.records.errors import Refused
+from trainers import tracking
+from trainers.config import Config, to_dict
+from trainers.job import JobResult, run
+from trainers.run_logger import RunLogger
+from trainers.timing import images_per_second
+from trainers.worker import MODEL
+
+Name = tuple[str, str]  # family, variant
+INFERENCE = "inference/images_per_second"
+_BATCH_IMAGES = 32
+_TIMED_SECS = 1.0
+
+
+@dataclass(frozen=True)
+class Training:
+    """What one job trains."""
+
+    family: str
+    variant: str
+    seed: int
+    config: Config  # without a name
+
+    @property
+    def name(self) -> Name:
+        """Family and variant."""
+        return self.family, self.variant
+
+    @property
+    def title(self) -> str:
+        """For people."""
+        return f"{self.family} {self.variant}, seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What it gave."""
+
+    result: JobResult
+    parameters: int
+    inference_rate: float  # images/s of the network alone, in batches of 32, on the job's cores
+
+
+def train(
+    trainings: Sequence[Training], fingerprint: str, parent: str, logs: Path, at_once: int
+) -> Iterator[tuple[Training, Trained]]:
+    """Trains what is not trained yet.
+
+    Args:
+      trainings: in the order in which they are begun.
+      fingerprint: of their dataset; it is a part of the jobs' names.
+      parent: the MLflow run that theirs are children of.
+      logs: folder, made if need be: a file a training, with what it prints.
+      at_once: so many at a time; each gets its share of the cores that this process may use.
+
+    Yields:
+      Each training and what it gave, in the order in which they end.
+
+    Raises:
+      Refused: by a job; more at once than there are cores; a job's process was killed.
+    """
+    cores = sorted(os.sched_getaffinity(0))
+    if not 1 <= at_once <= len(cores):
+        raise Refused(f"--at-once must be 1 to {len(cores)}, a core each at least. Received: {at_once}.")
+    logs.mkdir(parents=True, exist_ok=True)
+    spawn = multiprocessing.get_context("spawn")  # TensorFlow does not survive a fork
+    shares = spawn.SimpleQueue()
+    for place in range(at_once):
+        shares.put(cores[place::at_once])
+    with ProcessPoolExecutor(at_once, spawn, _begin, (shares,)) as pool:
+        jobs = {pool.submit(_train, training, fingerprint, parent, logs): training for training in trainings}
+        try:
+            for job in as_completed(jobs):
+                yield jobs[job], job.result()
+        except BrokenProcessPool:
+            raise Refused(
+                "The process of a training must not be killed; most often the machine has no memory left. Received: "
+                f"one was (logs: {logs}). Give the same command again, it goes on; --at-once 1 takes less memory."
+            ) from None
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+# -- in a process of its own --
+
+
+def _begin(shares: "multiprocessing.SimpleQueue[list[int]]") -> None:
+    os.sched_setaffinity(0, shares.get())  # before TensorFlow counts the cores
+    outside = multiprocessing.parent_process()
+    assert outside
+
+    def end_with_it() -> None:  # killed, it cannot end us
+        outside.join()
+        os._exit(1)
+
+    threading.Thread(target=end_with_it, daemon=True).start()
+
+
+def _train(training: Training, fingerprint: str, parent: str, logs: Path) -> Trained:
+    print(f"{training.title} ...", flush=True)
+    config = training.config
+    key = hashlib.sha256(json.dumps([to_dict(config), fingerprint]).encode()).hexdigest()[:8]
+    name = f"compare-{training.family}-{training.variant}-{training.seed}-{key}"
+    with _printing_into(logs / f"{training.family}-{training.variant}-{training.seed}.log"):
+        result = run(replace(config, job=replace(config.job, name=name)), parent=parent, here=True)
+        return Trained(result, *_network_facts(result))
+
+
+@contextmanager
+def _printing_into(file: Path) -> Iterator[None]:
+    """What this process prints is appended to the file, what TensorFlow's own code writes, too."""
+    sys.stdout.flush()
+    kept = [(descriptor, os.dup(descriptor)) for descriptor in (1, 2)]
+    with file.open("a") as log:
+        for descriptor, _ in kept:
+            os.dup2(log.fileno(), descriptor)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        for descriptor, copy in kept:
+            os.dup2(copy, descriptor)
+            os.close(copy)
+
+
+def _network_facts(result: JobResult) -> tuple[int, float]:
+    """Parameters, and images/s of the saved model alone, without decoding; measured once, then read from the run."""
+    known = tracking.client_of().get_run(result.run_id).data.metrics
+    if INFERENCE not in known:
+        import keras
+        import tensorflow as tf
+
+        model = keras.models.load_model(Path(result.directory) / MODEL, compile=False)
+        judge = tf.function(lambda pixels: model(pixels, training=False))
+        images = tf.zeros((_BATCH_IMAGES, *model.input.shape[1:]), tf.uint8)
+        speed = images_per_second(lambda pixels: judge(pixels).numpy(), images, _TIMED_SECS)
+        facts = {INFERENCE: speed, "parameters": model.count_params()}
+        logger = RunLogger(result.run_id)
+        logger.epoch(result.best_epoch, facts)
+        logger.flush()
+        keras.backend.clear_session()
+        known = facts
+    return int(known["parameters"]), known[INFERENCE]
