@@ -8,7 +8,7 @@ import pytest
 
 from tests.small_dataset import write_dataset
 from tests.test_vit import SIZE, random_weights, write_checkpoint
-from trainers import job
+from trainers import job, job_result
 from trainers.config import ClusterConfig, DataConfig, JobConfig
 from trainers.models import mesonet, vit
 from trainers.registry import load_detector
@@ -50,7 +50,7 @@ def test_a_checkpoint_is_evaluated_and_registered_without_training(ray_session, 
     result = job.run(config(recipe, dataset, "as-it-is", weights=str(checkpoint)))
     assert (result.epochs, result.model_name) == (0, "realshard-vit")
     assert result.metrics["n"] == 11
-    assert "evaluated as they are" in job.describe_result(result)
+    assert "evaluated as they are" in job_result.describe(result)
     assert 0 < verdict(result) < 1
 
 

@@ -65,6 +65,14 @@ def test_whole_groups_are_resampled():
     assert not grouped["promote"]
 
 
+def test_of_a_single_group_nothing_is_certain():
+    groups = ["one photograph"] * len(LABELS)
+    weak, strong = (table(scores(LABELS, shift, 0), LABELS, groups=groups) for shift in (1, 3))
+    decision = gate.judge(weak, strong)
+    assert (decision["promote"], decision["difference_interval"]) == (False, None)
+    assert "a single group" in decision["because"]
+
+
 def test_a_category_that_is_lost_stops_it():
     categories = ["car"] * 700 + ["cat"] * 100
     weak, strong = scores(LABELS, 1, 0), scores(LABELS, 4, 1)

@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from tests.small_dataset import write_dataset
 from tfds_builders.records.errors import Refused
-from trainers import evaluate, job, lineage, tracking
+from trainers import evaluate, job, job_result, lineage, tracking
 from trainers.config import ClusterConfig, Config, DataConfig, JobConfig, ModelConfig, OptimiserConfig
 from trainers.dataset import load
 from trainers.engine import RayWorkers
@@ -155,7 +155,7 @@ def test_first_model_is_the_champion_and_names_its_run(finished):
 
 
 def test_summary_says_what_came_out(finished):
-    text = job.describe_result(finished)
+    text = job_result.describe(finished)
     for part in ("first", "toy:1.0.0", "24 train, 9 validation, 11 test", finished.run_id, "version 1, alias champion"):
         assert part in text
 

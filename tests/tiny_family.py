@@ -94,10 +94,16 @@ def train(settings: dict[str, Any]) -> None:
                 hold.read_bytes()
 
     def build_noted(config, dropout=None, with_weights=True):
-        if with_weights and config.weights == "imagenet":
-            with open(folder / "builds", "a") as file:
-                file.write(f"{os.getpid()} {'model' if tf.distribute.has_strategy() else 'fetch'}\n")
-        return build(config, dropout, with_weights)
+        if not with_weights or config.weights != "imagenet" or tf.distribute.has_strategy():
+            return build(config, dropout, with_weights)
+        note(f"{os.getpid()} begins")
+        model = build(config, dropout, with_weights)
+        note(f"{os.getpid()} ends")
+        return model
+
+    def note(line):
+        with open(folder / "fetches", "a") as file:
+            file.write(f"{line}\n")
 
     FAMILIES["tiny"] = replace(FAMILY, build=build_noted)
     reports.RayReports = DyingReports  # type: ignore[misc]

@@ -29,13 +29,13 @@ def main(variants: Mapping[str, Config], description: str, program: str) -> None
       description: what --help says first.
       program: its file in trainers/.
     """
-    from trainers import job, search
+    from trainers import job, job_result, search
 
     config, plan = parse_both(sys.argv[1:], variants, description, program)
     if plan.search:
         print(search.describe(search.run(config, plan, program)))
     else:
-        print(job.describe_result(job.run(config)))
+        print(job_result.describe(job.run(config)))
 
 
 class _Parser(simple_parsing.ArgumentParser):

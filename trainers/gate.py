@@ -63,8 +63,8 @@ def judge(
 
     Returns:
       promote (bool), because (a sentence), metric, champion and challenger (the metric's values), difference,
-      difference_interval (95 %, paired bootstrap over groups), images, groups, sealed (records left out),
-      dropped (categories that lost: category, label, before, after).
+      difference_interval (95 %, paired bootstrap over groups; None of a single group), images, groups, sealed (records
+      left out), dropped (categories that lost: category, label, before, after).
 
     Raises:
       Refused: the two were not evaluated on the same records, or the records do not hold both classes.
@@ -83,13 +83,16 @@ def judge(
     before, after = (summary[metric] for summary in summaries)
     if before is None or after is None:
         raise Refused(f"The gate needs both classes in the test set; without them {metric} is not defined.")
-    low, high = _difference_interval(tables, thresholds, metric, seed)
+    interval = _difference_interval(tables, thresholds, metric, seed)
+    within = f"{interval[0]:+.4f} to {interval[1]:+.4f} (95 %)" if interval else ""
     dropped = _dropped(tables, thresholds, max_drop)
     because = None
     if summaries[1]["degenerate"]:
         because = f"the challenger is no detector: {summaries[1]['degenerate_because']}"
-    elif low <= 0:
-        because = f"the challenger is not better for certain: {metric} differs by {low:+.4f} to {high:+.4f} (95 %)"
+    elif not interval:
+        because = "no telling whether the challenger is better: the test set is of a single group"
+    elif interval[0] <= 0:
+        because = f"the challenger is not better for certain: {metric} differs by {within}"
     elif dropped:
         worst = max(dropped, key=lambda row: row["before"] - row["after"])
         because = (
@@ -98,12 +101,12 @@ def judge(
         )
     return {
         "promote": because is None,
-        "because": because or f"the challenger is better: {metric} by {low:+.4f} to {high:+.4f} (95 %)",
+        "because": because or f"the challenger is better: {metric} by {within}",
         "metric": metric,
         "champion": before,
         "challenger": after,
         "difference": after - before,
-        "difference_interval": [low, high],
+        "difference_interval": interval and list(interval),
         "images": tables[0].num_rows,
         "groups": summaries[0]["groups"],
         "sealed": int(left_out.sum()),
@@ -113,19 +116,16 @@ def judge(
 
 def _difference_interval(
     tables: list[pa.Table], thresholds: tuple[float, float], metric: str, seed: int
-) -> tuple[float, float]:
+) -> tuple[float, float] | None:
     """The 95 % percentile interval of challenger minus champion; both see the same resample of whole groups."""
     groups = metrics.group_numbers(tables[0])
-    num_groups = int(groups.max()) + 1
     measures = [_measure(table, groups, metric, t) for table, t in zip(tables, thresholds, strict=True)]
-    random = np.random.default_rng(seed)
     differences = []
-    for _ in range(RESAMPLES):
-        counts = random.multinomial(num_groups, np.full(num_groups, 1 / num_groups))
+    for counts in bootstrap.draws(groups, RESAMPLES, seed):
         before, after = (measure(counts) for measure in measures)
         if before is not None and after is not None:
             differences.append(after - before)
-    return bootstrap.percentiles(differences) or (-np.inf, np.inf)
+    return bootstrap.percentiles(differences)
 
 
 def _measure(

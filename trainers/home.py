@@ -4,9 +4,13 @@
 <home>/ray/<job name>/             Ray Train's own state and the checkpoints
 <home>/pixels/                     caches of decoded images (trainers/pixel_cache.py)
 <home>/jobs/<job name>/            what a job leaves: config, history, predictions, model
+<home>/locks/                      what one process at a time may do
 """
 
+import contextlib
+import fcntl
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from tfds_builders.records.errors import Refused
@@ -45,3 +49,13 @@ def ray_dir() -> Path:
 def pixels_dir() -> Path:
     """The directory of the caches of decoded images."""
     return home() / "pixels"
+
+
+@contextlib.contextmanager
+def one_at_a_time(name: str) -> Iterator[None]:
+    """Holds `name`, as one process at a time can among those that share this home; one that dies lets go."""
+    folder = home() / "locks"
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / name.replace("/", "_"), "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

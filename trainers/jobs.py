@@ -11,12 +11,16 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tfds_builders.records.errors import Refused
 from trainers.config import Config, difference, to_dict
+from trainers.dataset import Dataset, Records
 from trainers.home import jobs_dir
+from trainers.models.families import FAMILIES
+from trainers.models.family import Family
 
 CONFIG, RESULT, LOCK = "config.json", "result.json", ".lock"
 
@@ -92,6 +96,21 @@ class JobFolder:
     def finish(self, result: dict[str, Any]) -> None:
         """Notes the result: the job has finished."""
         write_json(self.path / RESULT, result)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job that may begin: its inputs are there and have been checked."""
+
+    config: Config
+    dataset: Dataset
+    records: dict[str, Records]  # by what they are used as: train, validation, test
+    folder: JobFolder
+
+    @property
+    def family(self) -> Family:
+        """Of its model."""
+        return FAMILIES[self.config.model.family]
 
 
 def write_json(file: Path, value: Any) -> None:

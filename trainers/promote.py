@@ -133,12 +133,13 @@ def _count_use(client: Any, name: str, fingerprints: Sequence[str]) -> int:
 
 def describe(decision: dict[str, Any]) -> str:
     """A few lines for the terminal."""
-    low, high = decision["difference_interval"]
+    interval = decision["difference_interval"]
+    within = "95 %: {:+.4f} to {:+.4f}".format(*interval) if interval else "no interval"
     verdict = "promoted" if decision["applied"] else "may be promoted" if decision["promote"] else "stays challenger"
     lines = [
         f"champion    version {decision['champion_version']}: {decision['metric']} {decision['champion']:.4f}",
         f"challenger  version {decision['challenger_version']}: {decision['metric']} {decision['challenger']:.4f}",
-        f"difference  {decision['difference']:+.4f}  (95 %: {low:+.4f} to {high:+.4f}; {decision['images']} images, "
+        f"difference  {decision['difference']:+.4f}  ({within}; {decision['images']} images, "
         f"{decision['groups']} groups; {decision['sealed']} images are sealed)",
         *(
             f"lost        {row['category']}, {row['label']}: recall {row['before']:.3f} -> {row['after']:.3f}"

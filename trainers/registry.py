@@ -8,7 +8,6 @@ What a registered model does when asked is verdict.py's.
 
 import contextlib
 import dataclasses
-import fcntl
 import os
 import re
 import tempfile
@@ -22,7 +21,7 @@ from tfds_builders.records.errors import Refused
 from tfds_builders.records.pixels import RESIZE
 from trainers import packing
 from trainers.decision import Decision
-from trainers.home import home
+from trainers.home import one_at_a_time
 from trainers.logged_models import log_model
 from trainers.source_code import source_tags
 from trainers.store import database_file, ensure_reachable, tracking_uri
@@ -219,15 +218,10 @@ def _give_alias(client: Any, name: str, version: str) -> None:
     client.set_registered_model_alias(name, CHALLENGER if has_champion else CHAMPION, version)
 
 
-@contextlib.contextmanager
-def aliases_locked(name: str) -> Iterator[None]:
+def aliases_locked(name: str) -> contextlib.AbstractContextManager[None]:
     """One registration or promotion of the model `name` at a time, among the processes that share this REALSHARD_HOME:
     MLflow moves an alias blindly, and knows no lock that would hold for others."""
-    folder = home() / "locks"
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / f"aliases-{name.replace('/', '_')}", "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    return one_at_a_time(f"aliases-{name}")
 
 
 def load_logged(model_id: str) -> Detector:

@@ -66,12 +66,6 @@ class RayReports:
 
         return number if self._is_alone else broadcast_from_rank_zero(number)
 
-    def once_a_machine(self, do: Callable[[], object]) -> None:
-        """Calls `do` in the first worker on each machine, and returns when it is done on all of them."""
-        if self.machine is not None:
-            do()
-        self.agree(0)  # which waits for all workers
-
     def is_machine_leaving(self) -> bool:
         """Whether a worker's machine is about to be taken away."""
         return self._ray_train.get_preemption_info() is not None
@@ -103,10 +97,6 @@ class DirectoryReports:
     def agree(self, number: int) -> int:
         """As RayReports.agree."""
         return number
-
-    def once_a_machine(self, do: Callable[[], object]) -> None:
-        """As RayReports.once_a_machine."""
-        do()
 
     def is_machine_leaving(self) -> bool:
         """As RayReports.is_machine_leaving."""

@@ -26,6 +26,7 @@ from trainers.config import Config, flatten, from_dict, to_dict
 from trainers.data_config import STRENGTHS
 from trainers.engine import RayWorkers
 from trainers.home import VARIABLE, home, ray_dir
+from trainers.job_result import JobResult
 from trainers.jobs import CONFIG, JobFolder, write_json
 from trainers.models.families import FAMILIES
 from trainers.run_logger import RunLogger, ending_badly
@@ -169,7 +170,7 @@ def _try(
     ]
 
 
-def _score(result: job.JobResult, by: str) -> float:
+def _score(result: JobResult, by: str) -> float:
     import pyarrow.parquet as pq
 
     predictions = pq.read_table(Path(result.directory) / PREDICTIONS)

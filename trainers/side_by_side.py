@@ -21,7 +21,8 @@ from pathlib import Path
 from tfds_builders.records.errors import Refused
 from trainers import tracking
 from trainers.config import Config, to_dict
-from trainers.job import JobResult, run
+from trainers.job import run
+from trainers.job_result import JobResult
 from trainers.run_logger import RunLogger
 from trainers.timing import images_per_second
 from trainers.worker import MODEL

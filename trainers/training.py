@@ -27,6 +27,7 @@ from trainers.decision import Decision
 from trainers.errors import CannotTrain
 from trainers.feed import Feed
 from trainers.history import best_epoch, losses, metrics_of, of_phase, position
+from trainers.home import one_at_a_time
 from trainers.loop import StepOptions, StepResults, TrainStep
 from trainers.mixture import load_all
 from trainers.models.families import FAMILIES
@@ -119,10 +120,11 @@ class Training:
     def _build(self, directory: Path | None) -> None:
         """Makes the model and the first optimizer, and restores a checkpoint."""
         config = self._config
-        if not directory and config.model.weights == "imagenet" and self._resources.workers > 1:
-            # Keras downloads right into the file that it reads: workers of one machine would write into it together.
-            # Not while the model itself is built, when workers wait for one another at every variable.
-            self._reports.once_a_machine(lambda: self._family.build(config.model))
+        if not directory and config.model.weights == "imagenet":
+            # Keras downloads right into the file that it reads: workers and jobs would write into it together. Not
+            # while the model itself is built, when workers wait for one another at every variable.
+            with one_at_a_time("imagenet"):
+                self._family.build(config.model)
             keras.backend.clear_session()  # layers are named as if nothing had been built
         keras.utils.set_random_seed(config.job.seed)
         if directory:
