@@ -2,6 +2,7 @@
 
 import csv
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -71,6 +72,23 @@ def test_a_model_with_two_seeds_and_the_second_time(tmp_path, realshard_home):
     assert len(client.search_runs([parent.info.experiment_id])) == 3
 
 
+def test_a_refused_training_ends_the_comparison(tmp_path, realshard_home):
+    """The one beside it is interrupted, and the others never begin."""
+    write_dataset(tmp_path, {"train": 24, "validation": 9, "test": 11}, name="ai_vs_human")
+    dataset = load(tmp_path / "ai_vs_human" / "1.0.0")
+    budgets = {("cnn", "v2"): replace(TINY, epochs=5000, seeds=(0,)), ("xception", "classifier"): TINY}
+    with pytest.raises(Refused, match="71"):  # pixels, of which it has 32
+        compare.compare(budgets, dataset, tmp_path / "out", at_once=2)
+    logs = {path.stem for path in (tmp_path / "out" / "logs").iterdir()}
+    assert "xception-classifier-0" in logs
+    assert logs <= {"cnn-v2-0", "xception-classifier-0"}
+    client = tracking.client_of()
+    runs = client.search_runs([client.get_experiment_by_name(EXPERIMENT).experiment_id])
+    assert "RUNNING" not in {run.info.status for run in runs}
+    with pytest.raises(Refused, match="--at-once must be 1 to"):
+        compare.compare(budgets, dataset, tmp_path / "out", at_once=10_000)
+
+
 def test_models_that_are_not_there_are_refused():
     assert list(compare.chosen(["cnn/v6"])) == [("cnn", "v6")]
     assert {len(budget.seeds) for budget in compare.chosen([], seeds=1).values()} == {1}
@@ -86,7 +104,6 @@ def test_the_figure_has_a_line_a_model_and_the_published_figures():
         compare_table.Row(
             *name,
             image_size=32,
-            images_seen=100,
             parameters=1000,
             training_rate=10.0,
             inference_rate=20.0,

@@ -8,6 +8,7 @@ Run again it goes on: finished jobs are found by their names.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import sys
@@ -42,14 +43,14 @@ class Compared:
     history: History  # of the first seed
 
 
-def compare(budgets: Mapping[Name, Budget], dataset: Dataset, directory: Path, at_once: int = 2) -> list[Row]:
+def compare(budgets: Mapping[Name, Budget], dataset: Dataset, directory: Path, at_once: int | None = None) -> list[Row]:
     """Trains what is not trained yet, writes table and figures into `directory` and into the MLflow parent.
 
     Args:
       budgets: what to train, by family and variant.
       dataset: a built one; its folder lies in a data_dir.
       directory: made if need be; what the trainings print goes into its folder logs.
-      at_once: trainings side by side.
+      at_once: trainings side by side; see side_by_side.train.
 
     Returns:
       The rows of the table.
@@ -73,8 +74,8 @@ def compare(budgets: Mapping[Name, Budget], dataset: Dataset, directory: Path, a
     ]
     trained: dict[Name, dict[int, Trained]] = {name: {} for name in budgets}
     found: dict[Name, Compared] = {}
-    with ending_badly(logger, "the same command"):
-        ended = train(trainings, dataset.fingerprint, parent, directory / "logs", at_once)
+    ended = train(trainings, dataset.fingerprint, parent, directory / "logs", at_once)
+    with ending_badly(logger, "the same command"), contextlib.closing(ended):
         for number, (training, gave) in enumerate(ended, 1):
             print(f"{number}/{len(trainings)}  {training.title}: {_told(gave)}", flush=True)
             name, budget = training.name, budgets[training.name]
@@ -110,7 +111,6 @@ def _compared(name: Name, budget: Budget, trained: Sequence[Trained]) -> Compare
     row = Row(
         *name,
         image_size=budget.image_size,
-        images_seen=budget.epochs * results[0].images["train"],
         parameters=trained[0].parameters,
         training_rate=float(np.median([result.images_per_second for result in results])),
         inference_rate=float(np.median([each.inference_rate for each in trained])),
@@ -169,7 +169,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--data-dir", type=Path, help="where ai_vs_human is built (default: made in OUT)")
     parser.add_argument("--out", type=Path, default=Path("runs/compare"), help="folder to write to (%(default)s)")
     parser.add_argument(
-        "--at-once", type=int, default=2, help="trainings side by side; 1 on a machine with one GPU (%(default)s)"
+        "--at-once", type=int, help="trainings side by side, a GPU or else some cores each (default: 2 if there are)"
     )
     options: Any = parser.parse_args(arguments)
     budgets = chosen(options.models, options.seeds)

@@ -22,10 +22,9 @@ class Row:
     family: str
     variant: str
     image_size: int  # pixels
-    images_seen: int  # in training, counted as often as they were seen
     parameters: int
-    training_rate: float  # images/s
-    inference_rate: float  # images/s
+    training_rate: float  # images/s, on the cores that the training had
+    inference_rate: float  # images/s, on the same
     aucs: tuple[float, ...]  # by seed
     auc_interval: tuple[float, float]  # of their mean, bootstrapped over groups
     accuracy: float
@@ -61,7 +60,8 @@ def as_markdown(rows: Sequence[Row]) -> str:
     lines = ["| " + " | ".join(_HEAD) + " |", "|---" * len(_HEAD) + "|"]
     lines += ["| " + " | ".join(_cells(row)) + " |" for row in rows]
     notes = [
-        "AUC: mean over the seeds, interval by bootstrap over photographs. Fake is the positive class everywhere. "
+        "Images/s: on a training's share of the machine, half of it with two at once. AUC: mean over the seeds, "
+        "interval by bootstrap over photographs, too narrow for few of them. Fake is the positive class everywhere. "
         "Published figures are their authors', on their data.",
         "**constant**: one class was never told; the accuracy is the share of the other.",
     ]

@@ -18,7 +18,7 @@ from trainers.config import Config, from_dict
 from trainers.errors import CannotTrain
 from trainers.home import ray_dir
 from trainers.jobs import JobFolder
-from trainers.recovery import train_in_workers
+from trainers.recovery import INCURABLE, train_in_workers
 from trainers.strategy import Resources, hide_gpus, plan_resources, prepare_process
 from trainers.worker import HISTORY, MODEL, PREDICTIONS, Task
 
@@ -117,7 +117,7 @@ class ThisProcess:
         directory = ray_dir() / folder.name
         try:
             Training(task, DirectoryReports(directory)).run()
-        except CannotTrain as error:
+        except INCURABLE as error:
             raise Refused(str(error)) from None
         finally:
             keras.backend.clear_session()  # else the graphs of all models stay in memory

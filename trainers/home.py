@@ -52,9 +52,9 @@ def pixels_dir() -> Path:
 
 
 @contextlib.contextmanager
-def one_at_a_time(name: str) -> Iterator[None]:
-    """Holds `name`, as one process at a time can among those that share this home; one that dies lets go."""
-    folder = home() / "locks"
+def one_at_a_time(name: str, folder: Path | None = None) -> Iterator[None]:
+    """Holds `name`, as one process at a time can of those that share this home, or `folder`. One that dies lets go."""
+    folder = folder or home() / "locks"
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / name.replace("/", "_"), "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)

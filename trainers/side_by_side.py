@@ -1,4 +1,4 @@
-"""Several jobs at once on one machine, each on cores of its own: a small network leaves half of two cores idle.
+"""Several jobs at once on one machine, each on its own cores or GPU: a small network leaves half of two cores idle.
 
     for training, trained in train(trainings, fingerprint, parent, logs, at_once=2): ...
 
@@ -9,13 +9,15 @@ import hashlib
 import json
 import multiprocessing
 import os
+import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from multiprocessing.synchronize import Event
 from pathlib import Path
 
 from tfds_builders.records.errors import Refused
@@ -23,6 +25,7 @@ from trainers import tracking
 from trainers.config import Config, to_dict
 from trainers.job import run
 from trainers.job_result import JobResult
+from trainers.predict import silent_stderr
 from trainers.run_logger import RunLogger
 from trainers.timing import images_per_second
 from trainers.worker import MODEL
@@ -63,8 +66,8 @@ class Trained:
 
 
 def train(
-    trainings: Sequence[Training], fingerprint: str, parent: str, logs: Path, at_once: int
-) -> Iterator[tuple[Training, Trained]]:
+    trainings: Sequence[Training], fingerprint: str, parent: str, logs: Path, at_once: int | None = None
+) -> Generator[tuple[Training, Trained]]:
     """Trains what is not trained yet.
 
     Args:
@@ -72,41 +75,82 @@ def train(
       fingerprint: of their dataset; it is a part of the jobs' names.
       parent: the MLflow run that theirs are children of.
       logs: folder, made if need be: a file a training, with what it prints.
-      at_once: so many at a time; each gets its share of the cores that this process may use.
+      at_once: so many at a time; each gets an equal share of the cores that this process may use, and a GPU of its own
+        if there are any. None: two, if there is enough of both.
 
     Yields:
       Each training and what it gave, in the order in which they end.
 
-    Raises:
-      Refused: by a job; more at once than there are cores; a job's process was killed.
+    Raises, after interrupting the trainings that go on:
+      Refused: by a job; more at once than there are cores or GPUs; a job's process was killed.
     """
-    cores = sorted(os.sched_getaffinity(0))
-    if not 1 <= at_once <= len(cores):
-        raise Refused(f"--at-once must be 1 to {len(cores)}, a core each at least. Received: {at_once}.")
+    cores, gpus = sorted(os.sched_getaffinity(0)), _gpus()
+    most = min(len(cores), len(gpus) or len(cores))
+    at_once = min(2, most) if at_once is None else at_once
+    if not 1 <= at_once <= most:
+        raise Refused(f"--at-once must be 1 to {most}, a core and, if there are any, a GPU each. Received: {at_once}.")
     logs.mkdir(parents=True, exist_ok=True)
     spawn = multiprocessing.get_context("spawn")  # TensorFlow does not survive a fork
     shares = spawn.SimpleQueue()
+    size = len(cores) // at_once
     for place in range(at_once):
-        shares.put(cores[place::at_once])
-    with ProcessPoolExecutor(at_once, spawn, _begin, (shares,)) as pool:
+        shares.put((cores[place * size : (place + 1) * size], gpus[place] if gpus else None))
+    others = set(multiprocessing.active_children())
+    is_over = spawn.Event()
+    pool = ProcessPoolExecutor(at_once, spawn, _begin, (shares, is_over))
+    try:
         jobs = {pool.submit(_train, training, fingerprint, parent, logs): training for training in trainings}
-        try:
-            for job in as_completed(jobs):
-                yield jobs[job], job.result()
-        except BrokenProcessPool:
-            raise Refused(
-                "The process of a training must not be killed; most often the machine has no memory left. Received: "
-                f"one was (logs: {logs}). Give the same command again, it goes on; --at-once 1 takes less memory."
-            ) from None
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+        for job in as_completed(jobs):
+            yield jobs[job], _result(job, jobs[job], logs)
+    except BrokenProcessPool:
+        raise Refused(
+            "The process of a training must not be killed; most often the machine has no memory left. Received: "
+            f"one was (logs: {logs}). Give the same command again, it goes on; --at-once 1 takes less memory."
+        ) from None
+    except BaseException as error:
+        is_over.set()
+        if not isinstance(error, KeyboardInterrupt):  # which the terminal sends to all of them
+            for process in set(multiprocessing.active_children()) - others:
+                os.kill(process.pid or 0, signal.SIGINT)
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _gpus() -> list[str]:
+    """What CUDA_VISIBLE_DEVICES calls the GPUs of this process."""
+    with silent_stderr():  # TensorFlow says much when it is imported
+        import tensorflow as tf
+
+    count = len(tf.config.list_physical_devices("GPU"))
+    named = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    return (named or [str(number) for number in range(count)])[:count]
+
+
+def _result(job: Future, training: Training, logs: Path) -> Trained:
+    try:
+        return job.result()
+    except Refused as error:
+        raise Refused(f"{training.title}: {error} (its log: {_log_of(training, logs)})") from None
+
+
+def _log_of(training: Training, logs: Path) -> Path:
+    return logs / f"{training.family}-{training.variant}-{training.seed}.log"
 
 
 # -- in a process of its own --
 
+_is_over: Event | None = None  # set when nothing more is to begin: the pool hands out some jobs in advance
 
-def _begin(shares: "multiprocessing.SimpleQueue[list[int]]") -> None:
-    os.sched_setaffinity(0, shares.get())  # before TensorFlow counts the cores
+
+def _begin(shares: "multiprocessing.SimpleQueue[tuple[list[int], str | None]]", is_over: Event) -> None:
+    global _is_over
+    _is_over = is_over
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # between two jobs
+    cores, gpu = shares.get()
+    os.sched_setaffinity(0, cores)  # before TensorFlow counts them
+    if gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     outside = multiprocessing.parent_process()
     assert outside
 
@@ -118,13 +162,24 @@ def _begin(shares: "multiprocessing.SimpleQueue[list[int]]") -> None:
 
 
 def _train(training: Training, fingerprint: str, parent: str, logs: Path) -> Trained:
+    if _is_over and _is_over.is_set():
+        raise KeyboardInterrupt
     print(f"{training.title} ...", flush=True)
     config = training.config
     key = hashlib.sha256(json.dumps([to_dict(config), fingerprint]).encode()).hexdigest()[:8]
     name = f"compare-{training.family}-{training.variant}-{training.seed}-{key}"
-    with _printing_into(logs / f"{training.family}-{training.variant}-{training.seed}.log"):
+    with _printing_into(_log_of(training, logs)), _interruptible():
         result = run(replace(config, job=replace(config.job, name=name)), parent=parent, here=True)
         return Trained(result, *_network_facts(result))
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 @contextmanager

@@ -4,6 +4,8 @@ Every decision is a function of the checkpoint alone, so a resumed training take
 """
 
 import json
+import os
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -121,9 +123,9 @@ class Training:
         """Makes the model and the first optimizer, and restores a checkpoint."""
         config = self._config
         if not directory and config.model.weights == "imagenet":
-            # Keras downloads right into the file that it reads: workers and jobs would write into it together. Not
-            # while the model itself is built, when workers wait for one another at every variable.
-            with one_at_a_time("imagenet"):
+            # Keras downloads right into the file that it reads: workers and jobs of a machine would write into it
+            # together. Not while the model itself is built, when workers wait for one another at every variable.
+            with one_at_a_time(f"realshard-imagenet-{os.getuid()}", Path(tempfile.gettempdir())):
                 self._family.build(config.model)
             keras.backend.clear_session()  # layers are named as if nothing had been built
         keras.utils.set_random_seed(config.job.seed)
