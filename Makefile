@@ -43,7 +43,7 @@ install: $(STAMP)  ## make .venv and install the project into it
 demo: $(STAMP)  ## photographs -> shards -> training -> MLflow -> a verdict; ends with a table (about 10 minutes)
 	@$(RUN) -m trainers.demo
 
-compare: $(STAMP)  ## every model on one small corpus, in one table (53 minutes on 2 cores); again: goes on where it was
+compare: $(STAMP)  ## every model on one small corpus, in one table (under an hour on 2 cores); again: goes on where it was
 	@$(RUN) -m trainers.compare
 
 test: $(STAMP)  ## the tests (at most 15 minutes on 2 cores, no network)
