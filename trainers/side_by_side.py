@@ -101,7 +101,10 @@ def train(
     try:
         jobs = {pool.submit(_train, training, fingerprint, parent, logs): training for training in trainings}
         for job in as_completed(jobs):
-            yield jobs[job], _result(job, jobs[job], logs)
+            if not isinstance(job.exception(), KeyboardInterrupt):  # of what did not begin; the reason follows
+                yield jobs[job], _result(job, jobs[job], logs)
+        if is_over.is_set():
+            raise KeyboardInterrupt
     except BrokenProcessPool:
         raise Refused(
             "The process of a training must not be killed; most often the machine has no memory left. Received: "
@@ -169,8 +172,13 @@ def _train(training: Training, fingerprint: str, parent: str, logs: Path) -> Tra
     key = hashlib.sha256(json.dumps([to_dict(config), fingerprint]).encode()).hexdigest()[:8]
     name = f"compare-{training.family}-{training.variant}-{training.seed}-{key}"
     with _printing_into(_log_of(training, logs)), _interruptible():
-        result = run(replace(config, job=replace(config.job, name=name)), parent=parent, here=True)
-        return Trained(result, *_network_facts(result))
+        try:
+            result = run(replace(config, job=replace(config.job, name=name)), parent=parent, here=True)
+            return Trained(result, *_network_facts(result))
+        except BaseException:
+            if _is_over:  # at once: before the next job is taken
+                _is_over.set()
+            raise
 
 
 @contextmanager
