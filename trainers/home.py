@@ -4,6 +4,7 @@
 <home>/ray/<job name>/             Ray Train's own state and the checkpoints
 <home>/pixels/                     caches of decoded images (trainers/pixel_cache.py)
 <home>/jobs/<job name>/            what a job leaves: config, history, predictions, model
+<home>/indexes/                    of datasets that other builders wrote (trainers/indexing.py)
 <home>/locks/                      what one process at a time may do
 """
 
