@@ -101,13 +101,39 @@ def test_classes_of_other_names_are_refused(tmp_path):
         load(build(OtherNames, tmp_path).data_dir)
 
 
-def test_a_damaged_record_is_named(tmp_path):
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        (lambda data: flipped(data, 100), "the record at offset 0 has damaged content: its checksum does not hold"),
+        (lambda data: flipped(data, 5), "the record at offset 0 has a damaged length: its checksum does not hold"),
+        (lambda data: data[:-1], r"the record at offset \d+ is truncated: \d+ of \d+ bytes"),
+        (lambda data: data + b"12345", r"the record at offset \d+ is truncated: 5 bytes"),
+    ],
+    ids=["content", "length", "short", "long"],
+)
+def test_a_damaged_record_is_named(tmp_path, damage, sentence):
     directory = build(Stock, tmp_path).data_dir
     shard = next(Path(directory).glob("stock-test*"))
-    data = bytearray(shard.read_bytes())
-    data[100] ^= 1
-    shard.write_bytes(data)
-    with pytest.raises(Refused, match=rf"{shard.name} cannot be read: the record at offset 0 has damaged content"):
+    shard.write_bytes(damage(shard.read_bytes()))
+    with pytest.raises(Refused, match=rf"{shard.name} cannot be read: {sentence}\. Build the dataset again"):
+        load(directory)
+
+
+def flipped(data, place):
+    return data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
+
+
+class WithUnknown(Stock):
+    """TFDS's own way to say that a class is not known."""
+
+    def _generate_examples(self, count, first):
+        for index, example in super()._generate_examples(count, first):
+            yield index, example | {"label": -1} if index == 1007 else example
+
+
+def test_a_record_of_no_known_class_is_refused(tmp_path):
+    directory = build(WithUnknown, tmp_path).data_dir
+    with pytest.raises(Refused, match=r"-test\.tfrecord.*the record at offset \d+ holds 1 .* the labels \[-1\]"):
         load(directory)
 
 

@@ -8,14 +8,20 @@ With it such a dataset is shuffled, subset and resumed like any other. What a sc
 import hashlib
 import json
 import logging
-import struct
 from collections.abc import Iterator, Mapping
 from typing import Any, BinaryIO
 
 import pyarrow as pa
 
 from tfds_builders.records.errors import Refused
-from tfds_builders.records.framing import FOOTER_BYTES, HEADER_BYTES, CorruptRecord, payload_of
+from tfds_builders.records.framing import (
+    FOOTER_BYTES,
+    HEADER_BYTES,
+    OVERHEAD_BYTES,
+    CorruptRecord,
+    payload_bytes,
+    payload_of,
+)
 from tfds_builders.records.header import BadImage, inspect
 from tfds_builders.records.schema import LABELS, MANIFEST, MANIFEST_SCHEMA
 from trainers.storage import Location, filesystem
@@ -37,7 +43,8 @@ def index_shards(location: Location, info: Mapping[str, Any]) -> tuple[pa.Table,
       labels and contents.
 
     Raises:
-      Refused: no image or label, other classes than real and fake, not TFRecord, or a damaged record.
+      Refused: no image or label, other classes than real and fake, not TFRecord, or a record that is damaged or of no
+        known class.
     """
     labels = _labels(location)
     if info.get("fileFormat", "tfrecord") != "tfrecord":
@@ -107,11 +114,12 @@ def _frames(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
     """(offset, frame) of each record of a shard."""
     offset = 0
     while header := file.read(HEADER_BYTES):
-        length = struct.unpack("<Q", header[:8])[0] if len(header) == HEADER_BYTES else 0
-        # A damaged length reads to the end of the file at most; payload_of then finds it out.
-        frame = header + file.read(min(length, 2**40) + FOOTER_BYTES)
+        length = payload_bytes(header, offset) + OVERHEAD_BYTES
+        frame = header + file.read(length - HEADER_BYTES)
+        if len(frame) < length:
+            raise CorruptRecord(f"the record at offset {offset} is truncated: {len(frame)} of {length} bytes")
         yield offset, frame
-        offset += len(frame)
+        offset += length
 
 
 def _row(frame: bytes, offset: int, split: str, number: int, labels: list[int]) -> dict[str, Any]:
@@ -125,12 +133,18 @@ def _row(frame: bytes, offset: int, split: str, number: int, labels: list[int]) 
         values = list(feature[name].bytes_list.value) if name in feature else []
         return values[0].decode("utf-8", "surrogateescape") if len(values) == 1 else default
 
-    image = feature["image"].bytes_list.value[0]
+    images, numbers = list(feature["image"].bytes_list.value), list(feature["label"].int64_list.value)
+    if len(images) != 1 or numbers not in ([0], [1]):  # TFDS writes -1 for a class that is not known
+        raise CorruptRecord(
+            f"the record at offset {offset} holds {len(images)} image(s) and the labels {numbers}, not one image of a "
+            "known class, 0 or 1"
+        )
+    (image,), (number_of_class,) = images, numbers
     facts = inspect(image)
     return {
         "id": text("id", f"{split}/{number:08}"),
         "split": split,
-        "label": labels[feature["label"].int64_list.value[0]],
+        "label": labels[number_of_class],
         **{name: text(name, "") for name in _FURTHER_FEATURES},
         "format": facts.format,
         "source_format": facts.format,
