@@ -1,11 +1,13 @@
 """TFDS directories that other builders wrote are indexed by one scan."""
 
 import logging
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from fsspec.implementations.local import LocalFileSystem
 from small_dataset import picture
 
 from tests.test_loop import outcome, training
@@ -69,6 +71,60 @@ def test_a_scan_finds_what_tfds_reads(tmp_path, caplog):
         assert np.array_equal(images, [example["image"] for example in theirs])
         assert records.labels.tolist() == [1 - example["label"] for example in theirs]
         assert len(set(records.ids())) == len(records)
+
+
+def overwritten(shard):
+    """Other content under the same length and time: who reads it finds no record."""
+    state = shard.stat()
+    shard.write_bytes(bytes(state.st_size))
+    os.utime(shard, ns=(state.st_atime_ns, state.st_mtime_ns))
+
+
+def test_what_was_scanned_is_scanned_again_only_if_it_changed(tmp_path, monkeypatch, realshard_home):
+    directory = Path(build(WithIds, tmp_path).data_dir)
+    shard = next(directory.glob("with_ids-test*"))
+    first, content = load(directory), shard.read_bytes()
+    overwritten(shard)
+    again = load(directory)
+    assert again.table.equals(first.table, check_metadata=True)
+    assert again.fingerprint == first.fingerprint
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setenv("REALSHARD_HOME", str(tmp_path / "another machine's"))
+        with pytest.raises(Refused, match="cannot be read: the record at offset 0 has a damaged length"):
+            load(directory)
+    os.utime(shard)
+    with pytest.raises(Refused, match="cannot be read: the record at offset 0 has a damaged length"):
+        load(directory)
+    shard.write_bytes(content)
+    assert load(directory).fingerprint == first.fingerprint
+
+
+def test_half_an_index_is_none(tmp_path, realshard_home):
+    directory = Path(build(Stock, tmp_path).data_dir)
+    first = load(directory)
+    (file,) = (realshard_home / "indexes").iterdir()
+    for num_bytes in (0, 1000):
+        os.truncate(file, num_bytes)
+        assert load(directory).table.equals(first.table)
+
+
+def test_where_there_is_no_place_for_an_index_it_is_scanned_each_time(tmp_path, realshard_home):
+    (realshard_home / "indexes").write_text("no directory")
+    directory = build(Stock, tmp_path).data_dir
+    assert load(directory).table.equals(load(directory).table)
+
+
+def test_where_changes_are_not_seen_no_index_is_kept(tmp_path, monkeypatch, realshard_home):
+    def modified(self, path):
+        raise NotImplementedError
+
+    monkeypatch.setattr(LocalFileSystem, "modified", modified)
+    directory = Path(build(Stock, tmp_path).data_dir)
+    load(directory)
+    overwritten(next(directory.glob("stock-test*")))
+    with pytest.raises(Refused, match="cannot be read"):
+        load(directory)
+    assert not (realshard_home / "indexes").exists()
 
 
 def test_records_are_recognised_by_their_content(tmp_path):
