@@ -11,6 +11,7 @@ from small_dataset import CATEGORIES, write_dataset
 from tfds_builders.records.errors import Refused
 from tfds_builders.records.framing import read_payload
 from trainers.dataset import find, load
+from trainers.worker import with_shuffled_labels
 
 
 @pytest.fixture(scope="module")
@@ -99,13 +100,15 @@ def test_what_cannot_be_selected_is_refused(dataset, arguments, sentence):
         dataset.select(**arguments)
 
 
-def test_other_labels(dataset):
-    records = dataset.select("test")
-    other = records.with_labels(1 - records.labels)
-    assert other.labels.tolist() == [1, 0, 1, 0, 1, 0, 1]
-    assert other.labels.dtype == np.int8
-    assert other.ids() == records.ids()
-    assert records.labels.tolist() == [0, 1, 0, 1, 0, 1, 0]
+def test_shuffled_labels_are_the_same_ones_of_other_records(dataset):
+    records = dataset.select("train")
+    shuffled = with_shuffled_labels(records, seed=0)
+    assert shuffled.ids() == records.ids()
+    assert shuffled.labels.dtype == np.int8
+    assert sorted(shuffled.labels) == sorted(records.labels)
+    assert shuffled.labels.tolist() != records.labels.tolist()
+    assert shuffled.labels.tolist() == with_shuffled_labels(records, seed=0).labels.tolist()
+    assert records.labels.tolist() == [0, 1] * 12
 
 
 @pytest.mark.parametrize("name", ["manifest.parquet", "build.json", "dataset_info.json"])

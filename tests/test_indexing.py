@@ -1,11 +1,13 @@
 """TFDS directories that other builders wrote are indexed by one scan."""
 
 import logging
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from fsspec.implementations.local import LocalFileSystem
 from small_dataset import picture
 
 from tests.test_loop import outcome, training
@@ -71,6 +73,60 @@ def test_a_scan_finds_what_tfds_reads(tmp_path, caplog):
         assert len(set(records.ids())) == len(records)
 
 
+def overwritten(shard):
+    """Other content under the same length and time: who reads it finds no record."""
+    state = shard.stat()
+    shard.write_bytes(bytes(state.st_size))
+    os.utime(shard, ns=(state.st_atime_ns, state.st_mtime_ns))
+
+
+def test_what_was_scanned_is_scanned_again_only_if_it_changed(tmp_path, monkeypatch, realshard_home):
+    directory = Path(build(WithIds, tmp_path).data_dir)
+    shard = next(directory.glob("with_ids-test*"))
+    first, content = load(directory), shard.read_bytes()
+    overwritten(shard)
+    again = load(directory)
+    assert again.table.equals(first.table, check_metadata=True)
+    assert again.fingerprint == first.fingerprint
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setenv("REALSHARD_HOME", str(tmp_path / "another machine's"))
+        with pytest.raises(Refused, match="cannot be read: the record at offset 0 has a damaged length"):
+            load(directory)
+    os.utime(shard)
+    with pytest.raises(Refused, match="cannot be read: the record at offset 0 has a damaged length"):
+        load(directory)
+    shard.write_bytes(content)
+    assert load(directory).fingerprint == first.fingerprint
+
+
+def test_half_an_index_is_none(tmp_path, realshard_home):
+    directory = Path(build(Stock, tmp_path).data_dir)
+    first = load(directory)
+    (file,) = (realshard_home / "indexes").iterdir()
+    for num_bytes in (0, 1000):
+        os.truncate(file, num_bytes)
+        assert load(directory).table.equals(first.table)
+
+
+def test_where_there_is_no_place_for_an_index_it_is_scanned_each_time(tmp_path, realshard_home):
+    (realshard_home / "indexes").write_text("no directory")
+    directory = build(Stock, tmp_path).data_dir
+    assert load(directory).table.equals(load(directory).table)
+
+
+def test_where_changes_are_not_seen_no_index_is_kept(tmp_path, monkeypatch, realshard_home):
+    def modified(self, path):
+        raise NotImplementedError
+
+    monkeypatch.setattr(LocalFileSystem, "modified", modified)
+    directory = Path(build(Stock, tmp_path).data_dir)
+    load(directory)
+    overwritten(next(directory.glob("stock-test*")))
+    with pytest.raises(Refused, match="cannot be read"):
+        load(directory)
+    assert not (realshard_home / "indexes").exists()
+
+
 def test_records_are_recognised_by_their_content(tmp_path):
     dataset = load(build(Stock, tmp_path).data_dir)
     test, train = (identities(dataset, dataset.select(split).ids()) for split in ("test", "train"))
@@ -101,13 +157,39 @@ def test_classes_of_other_names_are_refused(tmp_path):
         load(build(OtherNames, tmp_path).data_dir)
 
 
-def test_a_damaged_record_is_named(tmp_path):
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        (lambda data: flipped(data, 100), "the record at offset 0 has damaged content: its checksum does not hold"),
+        (lambda data: flipped(data, 5), "the record at offset 0 has a damaged length: its checksum does not hold"),
+        (lambda data: data[:-1], r"the record at offset \d+ is truncated: \d+ of \d+ bytes"),
+        (lambda data: data + b"12345", r"the record at offset \d+ is truncated: 5 bytes"),
+    ],
+    ids=["content", "length", "short", "long"],
+)
+def test_a_damaged_record_is_named(tmp_path, damage, sentence):
     directory = build(Stock, tmp_path).data_dir
     shard = next(Path(directory).glob("stock-test*"))
-    data = bytearray(shard.read_bytes())
-    data[100] ^= 1
-    shard.write_bytes(data)
-    with pytest.raises(Refused, match=rf"{shard.name} cannot be read: the record at offset 0 has damaged content"):
+    shard.write_bytes(damage(shard.read_bytes()))
+    with pytest.raises(Refused, match=rf"{shard.name} cannot be read: {sentence}\. Build the dataset again"):
+        load(directory)
+
+
+def flipped(data, place):
+    return data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
+
+
+class WithUnknown(Stock):
+    """TFDS's own way to say that a class is not known."""
+
+    def _generate_examples(self, count, first):
+        for index, example in super()._generate_examples(count, first):
+            yield index, example | {"label": -1} if index == 1007 else example
+
+
+def test_a_record_of_no_known_class_is_refused(tmp_path):
+    directory = build(WithUnknown, tmp_path).data_dir
+    with pytest.raises(Refused, match=r"-test\.tfrecord.*the record at offset \d+ holds 1 .* the labels \[-1\]"):
         load(directory)
 
 

@@ -1,7 +1,8 @@
 """Decoded pixels, made once."""
 
+import fcntl
+import shutil
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from trainers.dataset import load
 from trainers.inputs import BatchIterator, evaluation_batches, training_batches
 from trainers.order import Order
 from trainers.pixel_cache import Budget, cache_key, open_cache
-from trainers.reader import RecordReader
+from trainers.reader import RecordReader, naming_damage
 
 SIZE = 24
 ON_DISK, IN_MEMORY = Budget(disk_bytes=2**30), Budget(memory_bytes=2**30)
@@ -91,10 +92,44 @@ def test_caches_not_used_for_longest_make_room(tmp_path, dataset):
     pixels = second.images(np.arange(20))
     open_at(tmp_path, parts[0], budget)  # used again
     third = open_at(tmp_path, parts[2], budget)
-    assert Path(first.source).exists()
-    assert Path(third.source).exists()
-    assert not Path(second.source).exists()
+    assert first.file.exists()
+    assert third.file.exists()
+    assert not second.file.exists()
     assert np.array_equal(second.images(np.arange(20)), pixels)  # whoever has it open keeps it
+
+
+def test_what_a_killed_or_a_cleaning_process_left_makes_room_first(tmp_path, dataset):
+    parts = [dataset.select(split) for split in ("train[:20]", "train[20:40]", "train[40:60]", "train[50:]")]
+    budget = Budget(disk_bytes=2 * 20 * SIZE * SIZE * 3)  # two of the four
+    unfinished, used, disowned = (open_at(tmp_path, part).file.parent for part in parts[:3])
+    unfinished.rename(unfinished.with_suffix(".unfinished"))
+    (disowned / pixel_cache.INFO).unlink()
+    fourth = open_at(tmp_path, parts[3], budget)
+    assert {path for path in tmp_path.iterdir() if path.is_dir()} == {used, fourth.file.parent}
+
+
+@pytest.mark.parametrize("name", [pixel_cache.PIXELS, pixel_cache.INFO])
+def test_half_a_cache_is_in_nobodys_way(tmp_path, dataset, name):
+    parts = [dataset.select(split) for split in ("train[:20]", "train[20:40]")]
+    budget = Budget(disk_bytes=20 * SIZE * SIZE * 3)
+    (open_at(tmp_path, parts[0], budget).file.parent / name).unlink()
+    assert open_at(tmp_path, parts[1], budget).file.exists()
+
+
+def test_another_job_may_make_room_at_the_same_time(tmp_path, dataset, monkeypatch):
+    parts = [dataset.select(split) for split in ("train[:20]", "train[20:40]")]
+    budget = Budget(disk_bytes=20 * SIZE * SIZE * 3)
+    first = open_at(tmp_path, parts[0], budget)
+    flock = fcntl.flock
+
+    def late(file, flags):
+        if flags & fcntl.LOCK_NB:  # the other one was quicker
+            shutil.rmtree(first.file.parent)
+        flock(file, flags)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    assert open_at(tmp_path, parts[1], budget).file.exists()
+    assert not first.file.exists()
 
 
 def test_the_key_is_that_of_dataset_selection_and_size(dataset, records):
@@ -111,34 +146,42 @@ def test_the_key_is_that_of_dataset_selection_and_size(dataset, records):
 
 
 def damage(cache, row):
-    with Path(cache.source).open("r+b") as file:
+    with cache.file.open("r+b") as file:
         file.seek(row * SIZE * SIZE * 3 + 100)
         byte = file.read(1)
         file.seek(-1, 1)
         file.write(bytes([byte[0] ^ 1]))
 
 
-def test_a_flipped_bit_is_named(tmp_path, records):
+def test_a_flipped_bit_is_named_and_the_pixels_are_made_again(tmp_path, records):
     cache = open_at(tmp_path, records)
+    whole = cache.images(np.arange(70))
     damage(cache, 41)
     assert len(cache.images(np.array([40, 42]))) == 2
     with pytest.raises(ValueError, match=r"pixels\.u8, row 41, id 'train/fake/00041\.png': damaged pixels"):
         cache.images(np.array([40, 41]))
-    with pytest.raises(tf.errors.OpError, match=r"row 41, id 'train/fake/00041\.png'"):
-        batches_of(evaluation_batches(records, image_size=SIZE, batch_size=8, pixels=cache))
+    again = open_at(tmp_path, records)
+    assert np.array_equal(again.images(np.arange(70)), whole)
+    damage(again, 41)
+    with (
+        pytest.raises(tf.errors.OpError, match=r"row 41, id 'train/fake/00041\.png'"),
+        naming_damage(records, lambda: np.arange(70)),  # no record is damaged: the job may go on
+    ):
+        batches_of(evaluation_batches(records, image_size=SIZE, batch_size=8, pixels=again))
+    assert np.array_equal(open_at(tmp_path, records).images(np.arange(70)), whole)
 
 
-@pytest.mark.parametrize("damage", ["short", "missing", "unfinished"])
+@pytest.mark.parametrize("damage", ["short", "unfinished", pixel_cache.PIXELS, pixel_cache.CHECKSUMS, pixel_cache.INFO])
 def test_what_is_not_whole_is_made_again(tmp_path, records, damage):
-    whole = open_at(tmp_path, records).images(np.arange(70))
-    (folder,) = [path for path in tmp_path.iterdir() if path.is_dir()]
+    first = open_at(tmp_path, records)
+    whole, folder = first.images(np.arange(70)), first.file.parent
     if damage == "short":
-        with (folder / pixel_cache.PIXELS).open("r+b") as file:
+        with first.file.open("r+b") as file:
             file.truncate(1000)
-    elif damage == "missing":
-        (folder / pixel_cache.INFO).unlink()
-    else:
+    elif damage == "unfinished":
         folder.rename(folder.with_suffix(".unfinished"))  # as a killed process leaves it
+    else:
+        (folder / damage).unlink()
     assert np.array_equal(open_at(tmp_path, records).images(np.arange(70)), whole)
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == [folder.name]
 

@@ -92,6 +92,24 @@ def test_a_block_is_one_request_or_one_in_each_shard(directory):
     assert [name[-14:] for name, _, _ in REQUESTS] == ["00000-of-00003", "00000-of-00003", "00001-of-00003"]
 
 
+@pytest.mark.parametrize(
+    ("selection", "num_requests", "most"),
+    [
+        ({"only": {"category": {"animals"}}}, 34, 1.0),  # every third record: the gaps are twice what is wanted
+        ({"exclude": {"category": {"animals"}}}, 7 + 2, 1.5),  # two of three: the gaps are half of it
+        ({"only": {"id": {"train/real/00004.png", "train/fake/00031.png"}}}, 2, 1.0),
+    ],
+)
+def test_little_is_fetched_that_is_not_wanted(directory, selection, num_requests, most):
+    records = load(f"counting://{directory}").select("train", **selection)
+    near = load(directory).select("train", **selection)
+    rows = np.arange(len(records))
+    images = BlockReader(records, block_size=10, num_kept=99).images(rows[::-1])
+    assert images.tolist() == RecordReader(near).images(rows[::-1]).tolist()
+    assert len(REQUESTS) == num_requests
+    assert sum(end - begin for _, begin, end in REQUESTS) <= most * records.lengths.sum()
+
+
 def test_blocks_not_used_for_longest_are_forgotten(directory):
     reader = BlockReader(remote(directory), block_size=1, num_kept=2)
     for row in (0, 1, 0, 2, 0):

@@ -54,11 +54,6 @@ class Records:
         column = self.table["id"]
         return (column if rows is None else column.take(pa.array(rows))).to_pylist()
 
-    def with_labels(self, labels: np.ndarray) -> "Records":
-        """The same records under other labels (int [n], 0 or 1): for controls such as shuffled labels."""
-        column = self.table.column_names.index("label")
-        return Records(self.directory, self.table.set_column(column, "label", pa.array(labels, pa.int8())))
-
     @functools.cached_property
     def labels(self) -> np.ndarray:
         """int8 [n]: 0 real, 1 fake."""

@@ -49,14 +49,14 @@ class PixelCache:
       records: whose pixels; row r is theirs too.
       pixels: uint8 [n, image_size, image_size, 3], RGB.
       checksums: uint32 [n], crc32c of each row's bytes.
-      source: file name for messages.
+      file: where `pixels` are mapped from; None: in memory.
       aspect: how images became squares.
     """
 
     records: Records
     pixels: np.ndarray
     checksums: np.ndarray
-    source: str
+    file: Path | None
     aspect: str = RESIZE
 
     def check(self, records: Records, image_size: int, aspect: str = RESIZE) -> None:
@@ -78,16 +78,19 @@ class PixelCache:
         """uint8 [k, image_size, image_size, 3]: a copy of the pixels of `rows` (int64 [k]).
 
         Raises:
-          ValueError: a checksum does not hold; the message names file, row and id.
+          ValueError: a checksum does not hold; the message names file, row and id. The cache will be made again by
+            the next `open_cache`.
         """
         images = np.empty((len(rows), *self.pixels.shape[1:]), np.uint8)
         for image, row in zip(images, rows.tolist(), strict=True):
             data = self.pixels[row].tobytes()  # the checksum's library takes bytes alone
             if google_crc32c.value(data) != self.checksums[row]:
+                if self.file:
+                    _disown(self.file.parent)
                 id = self.records.ids(np.array([row]))[0]
                 raise ValueError(
-                    f"{self.source}, row {row}, id {id!r}: damaged pixels, the checksum does not hold. "
-                    f"Delete the file: it will be made again."
+                    f"{self.file or 'the pixel cache in memory'}, row {row}, id {id!r}: damaged pixels, the checksum "
+                    "does not hold. When the job goes on they are made again."
                 )
             image.reshape(-1)[...] = np.frombuffer(data, np.uint8)
         return images
@@ -127,7 +130,7 @@ def open_cache(
     if place == "memory":
         pixels = np.empty(shape, np.uint8)
         checksums = _fill(pixels, records, aspect, advance)
-        return PixelCache(records, pixels, checksums, "the pixel cache in memory", aspect)
+        return PixelCache(records, pixels, checksums, None, aspect)
     key = cache_key(records, fingerprint, image_size, aspect)
     folder = Path(directory) / key
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -137,7 +140,7 @@ def open_cache(
             _make(folder, shape, records, aspect, advance)
         os.utime(folder / INFO, ns=(time.time_ns(),) * 2)  # the last use; the file system's own clock is coarse
         pixels = np.memmap(folder / PIXELS, np.uint8, "r", shape=shape)
-        return PixelCache(records, pixels, np.load(folder / CHECKSUMS), str(folder / PIXELS), aspect)
+        return PixelCache(records, pixels, np.load(folder / CHECKSUMS), folder / PIXELS, aspect)
 
 
 def num_bytes(records: Records, image_size: int) -> int:
@@ -154,8 +157,15 @@ def cache_key(records: Records, fingerprint: str, image_size: int, aspect: str =
 
 
 def _is_whole(folder: Path, shape: tuple[int, ...]) -> bool:
-    # info.json comes with the folder's one rename. A mapped file that is too short would kill the process (SIGBUS).
-    return (folder / INFO).is_file() and (folder / PIXELS).stat().st_size == np.prod(shape, dtype=np.int64)
+    # They come with the folder's one rename. A mapped file that is too short would kill the process (SIGBUS).
+    has_all = all((folder / name).is_file() for name in (INFO, CHECKSUMS, PIXELS))
+    return has_all and (folder / PIXELS).stat().st_size == np.prod(shape, dtype=np.int64)
+
+
+def _disown(folder: Path) -> None:
+    """Whoever opens this cache next makes it again; those who have it mapped keep it."""
+    with contextlib.suppress(BlockingIOError), _locked(folder.with_suffix(".lock"), fcntl.LOCK_NB):
+        (folder / INFO).unlink(missing_ok=True)
 
 
 def _make_room(folder: Path, num_bytes: int) -> None:
@@ -163,14 +173,19 @@ def _make_room(folder: Path, num_bytes: int) -> None:
 
     One that is being made or opened stays; one that is mapped stays readable for those who mapped it.
     """
-    others = [info.parent for info in folder.parent.glob(f"*/{INFO}") if info.parent.suffix != ".unfinished"]
-    sizes = {other: (other / PIXELS).stat().st_size for other in others if other != folder}
-    for other in sorted(sizes, key=lambda other: (other / INFO).stat().st_mtime_ns):
-        if sum(sizes.values()) <= num_bytes:
+    others = []  # (last use, bytes, folder)
+    for pixels in folder.parent.glob(f"*/{PIXELS}"):
+        other, info = pixels.parent, pixels.with_name(INFO)
+        with contextlib.suppress(FileNotFoundError):  # another job makes room as well
+            if other.stem != folder.name:
+                others.append((info.stat().st_mtime_ns if info.exists() else 0, pixels.stat().st_size, other))
+    left = sum(size for _, size, _ in others)
+    for _, size, other in sorted(others):
+        if left <= num_bytes:
             break
         with contextlib.suppress(BlockingIOError), _locked(other.with_suffix(".lock"), fcntl.LOCK_NB):
-            shutil.rmtree(other)
-            del sizes[other]
+            shutil.rmtree(other, ignore_errors=True)
+            left -= size
 
 
 def _make(

@@ -3,8 +3,8 @@
     reader = open_reader(records)
     reader.images(np.array([7, 3]))   # the bytes of rows 7 and 3
 
-Local shards are read one record at a time. From a URL whole blocks of neighbouring records are fetched, so that an
-order which keeps neighbours together (`trainers.policies.BlockedOrder`) needs few requests.
+Local shards are read one record at a time. From a URL blocks of neighbouring records are fetched, so that an order
+which keeps neighbours together (`trainers.policies.BlockedOrder`) needs few requests.
 """
 
 import contextlib
@@ -128,9 +128,11 @@ class RecordReader:
 
 
 class BlockReader:
-    """Reads shards through fsspec, `block_size` neighbouring records a request; keeps the blocks read last.
+    """Reads shards through fsspec, `block_size` neighbouring records together; keeps the blocks read last.
 
-    The requests of one call are made together, concurrently where the file system can.
+    A block whose records follow one another is one request. Of a selection of records, what lies between them is
+    fetched where it is little and then forgotten: never more than is wanted. The requests of one call are made
+    together, concurrently where the file system can.
     """
 
     def __init__(self, records: Records, block_size: int, num_kept: int):
@@ -139,7 +141,7 @@ class BlockReader:
         self._paths = [f"{root}/{name}" for name in records.shard_names]
         self._block_size, self._num_kept = block_size, num_kept
         self._shards, self._offsets, self._lengths = records.shards, records.offsets, records.lengths
-        self._blocks: dict[int, dict[int, tuple[int, bytes]]] = {}  # block -> shard -> (offset, bytes)
+        self._blocks: dict[int, dict[int, bytes]] = {}  # block -> row -> its frame
         self._lock = threading.Lock()
 
     def images(self, rows: np.ndarray) -> np.ndarray:
@@ -147,54 +149,65 @@ class BlockReader:
         blocks = self._fetched(np.unique(rows // self._block_size).tolist())
 
         def payload(row: int) -> bytes:
-            begin, data = blocks[row // self._block_size][self._shards[row]]
-            start, offset = int(self._offsets[row]) - begin, int(self._offsets[row])
-            return payload_of(data[start : start + int(self._lengths[row])], offset)
+            return payload_of(blocks[row // self._block_size][row], int(self._offsets[row]))
 
         return self._images.of(rows, payload)
 
-    def _fetched(self, wanted: list[int]) -> dict[int, dict[int, tuple[int, bytes]]]:
+    def _fetched(self, wanted: list[int]) -> dict[int, dict[int, bytes]]:
         with self._lock:  # a second thread that wants the same blocks waits for them
-            ranges = [found for block in wanted if block not in self._blocks for found in self._ranges(block)]
-            if ranges:
-                for (block, shard, begin, _), content in zip(ranges, self._contents(ranges), strict=True):
-                    self._blocks.setdefault(block, {})[shard] = (begin, content)
+            pieces = [piece for block in wanted if block not in self._blocks for piece in self._pieces(block)]
+            if pieces:
+                for piece, content in zip(pieces, self._contents(pieces), strict=True):
+                    starts = self._offsets[piece] - self._offsets[piece[0]]
+                    ends = starts + self._lengths[piece]
+                    frames = {row: content[i:j] for row, i, j in zip(piece, starts, ends, strict=True)}
+                    self._blocks.setdefault(piece[0] // self._block_size, {}).update(frames)
             result = {block: self._blocks.pop(block) for block in wanted}
             self._blocks.update(result)  # to the end: used last
             for block in list(self._blocks)[: max(0, len(self._blocks) - self._num_kept)]:
                 del self._blocks[block]
             return result
 
-    def _contents(self, ranges: list[tuple[int, int, int, int]]) -> list[bytes]:
-        """The bytes of each of the `ranges`. Those that cannot be read are asked for again, and again."""
-        found: list[Any] = [None] * len(ranges)
-        left = list(range(len(ranges)))
+    def _contents(self, pieces: list[list[int]]) -> list[bytes]:
+        """The bytes of each piece. Those that cannot be read are asked for again, and again."""
+        found: list[Any] = [None] * len(pieces)
+        left = list(range(len(pieces)))
         for pause in (0.0, *RETRY_PAUSES_SECS):
             time.sleep(pause)
-            _, shards, begins, ends = zip(*(ranges[index] for index in left), strict=True)
-            paths = [self._paths[shard] for shard in shards]
+            firsts, lasts = zip(*((pieces[index][0], pieces[index][-1]) for index in left), strict=True)
+            begins = [int(self._offsets[row]) for row in firsts]
+            ends = [int(self._offsets[row] + self._lengths[row]) for row in lasts]
             # Each file system has errors of its own, which stand in the place of what was asked for.
-            contents = self._files.cat_ranges(paths, list(begins), list(ends), on_error="return")
+            contents = self._files.cat_ranges(
+                [self._paths[self._shards[row]] for row in firsts], begins, ends, on_error="return"
+            )
             for index, content in zip(left, contents, strict=True):
                 found[index] = content
             left = [index for index in left if isinstance(found[index], BaseException)]
             if not left:
                 return found
-        block, shard, begin, _ = ranges[left[0]]
-        rows = slice(block * self._block_size, (block + 1) * self._block_size)
-        row = rows.start + int(np.flatnonzero((self._shards[rows] == shard) & (self._offsets[rows] == begin))[0])
         cause = found[left[0]]
-        raise OSError(f"{_where(self._records, row)}: cannot be read: {type(cause).__name__}: {cause}") from cause
+        where = _where(self._records, pieces[left[0]][0])
+        raise OSError(f"{where}: cannot be read: {type(cause).__name__}: {cause}") from cause
 
-    def _ranges(self, block: int) -> list[tuple[int, int, int, int]]:
-        """(block, shard, begin, end) of a block's bytes: one range, or one in each shard that it reaches into."""
-        rows = slice(block * self._block_size, (block + 1) * self._block_size)
-        shards, begins = self._shards[rows], self._offsets[rows]
-        ends = begins + self._lengths[rows]
-        return [
-            (block, shard, int(begins[shards == shard].min()), int(ends[shards == shard].max()))
-            for shard in np.unique(shards).tolist()
-        ]
+    def _pieces(self, block: int) -> list[list[int]]:
+        """The rows of a block by the request that fetches them: of one shard each, by offset.
+
+        What lies between the rows of a piece is never more than they are themselves.
+        """
+        rows = np.arange(block * self._block_size, min((block + 1) * self._block_size, len(self._offsets)))
+        rows = rows[np.lexsort((self._offsets[rows], self._shards[rows]))]
+        columns = (self._shards[rows], self._offsets[rows], self._lengths[rows])
+        pieces: list[list[int]] = []
+        shard = end = wanted = between = 0
+        for row, its_shard, begin, length in zip(rows.tolist(), *(column.tolist() for column in columns), strict=True):
+            between += begin - end
+            if not pieces or its_shard != shard or between > wanted:
+                pieces.append([])
+                wanted = between = 0
+            pieces[-1].append(row)
+            shard, end, wanted = its_shard, begin + length, wanted + length
+        return pieces
 
 
 class _Images:

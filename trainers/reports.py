@@ -77,22 +77,32 @@ class DirectoryReports:
     rank = 0
 
     def __init__(self, directory: Path):
-        self._directory = directory
+        self._new, self._latest, self._old = (directory / name for name in ("new", "latest", "old"))
 
     @contextmanager
     def latest(self) -> Iterator[Path | None]:
         """As RayReports.latest."""
-        latest = self._directory / "latest"
-        yield latest if latest.exists() else None
+        self._clear_up()
+        yield self._latest if self._latest.exists() else None
 
     def report(self, metrics: dict[str, Any], write: Callable[[Path], None], wait: bool = False) -> None:
         """As RayReports.report."""
-        new, latest = self._directory / "new", self._directory / "latest"
-        shutil.rmtree(new, ignore_errors=True)
-        new.mkdir(parents=True)
-        write(new)
-        shutil.rmtree(latest, ignore_errors=True)
-        new.rename(latest)
+        self._clear_up()
+        self._new.mkdir(parents=True)
+        write(self._new)
+        # A directory cannot take another's place at once. What is deleted file by file is never called "latest": a
+        # checkpoint that lacks some of its files may be one that never had them.
+        if self._latest.exists():
+            self._latest.rename(self._old)
+        self._new.rename(self._latest)
+        shutil.rmtree(self._old, ignore_errors=True)
+
+    def _clear_up(self) -> None:
+        """What a process left that was killed while it reported: nothing is called "latest" between the two renames."""
+        if self._old.exists() and not self._latest.exists():
+            self._old.rename(self._latest)
+        for leftover in (self._new, self._old):
+            shutil.rmtree(leftover, ignore_errors=True)
 
     def agree(self, number: int) -> int:
         """As RayReports.agree."""

@@ -40,6 +40,20 @@ def frame(payload: bytes) -> bytes:
     return header + payload + footer
 
 
+def payload_bytes(header: bytes, offset: int = 0) -> int:
+    """The length of the payload behind `header`, a frame's first 12 bytes or more; `offset` as in `payload_of`.
+
+    Raises:
+      CorruptRecord: fewer than 12 bytes, or a wrong checksum of the length.
+    """
+    if len(header) < HEADER_BYTES:
+        raise CorruptRecord(f"the record at offset {offset} is truncated: {len(header)} bytes")
+    length, length_crc = struct.unpack_from("<QI", header)
+    if masked_crc32c(header[:8]) != length_crc:
+        raise CorruptRecord(f"the record at offset {offset} has a damaged length: its checksum does not hold")
+    return length
+
+
 def payload_of(data: bytes, offset: int = 0) -> bytes:
     """The payload of one whole frame held in `data`; `offset` is where the frame lies in its file, for the message.
 
@@ -48,9 +62,7 @@ def payload_of(data: bytes, offset: int = 0) -> bytes:
     """
     if len(data) < OVERHEAD_BYTES:
         raise CorruptRecord(f"the record at offset {offset} is truncated: {len(data)} bytes")
-    length, length_crc = struct.unpack_from("<QI", data)
-    if masked_crc32c(data[:8]) != length_crc:
-        raise CorruptRecord(f"the record at offset {offset} has a damaged length: its checksum does not hold")
+    length = payload_bytes(data, offset)
     if length != len(data) - OVERHEAD_BYTES:
         raise CorruptRecord(
             f"the record at offset {offset} is {length} bytes long, the manifest says {len(data) - OVERHEAD_BYTES}"
