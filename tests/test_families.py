@@ -184,6 +184,32 @@ def test_weights_load_from_files_of_every_kind(models, tmp_path):
         FAMILIES["cnn"].build(dataclasses.replace(small("cnn", "v5"), weights=str(tmp_path / "m.keras")))
 
 
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[pytest.mark.long] if kind in LARGE else []) for kind in KINDS], ids="-".join
+)
+def test_a_model_of_each_family_is_trained_further_from_its_own_file(kind, models, tmp_path):
+    models[kind].save(tmp_path / "first.keras")
+    further = dataclasses.replace(small(*kind), weights=str(tmp_path / "first.keras"))
+    loaded = FAMILIES[kind[0]].build(further).get_weights()
+    assert all(np.array_equal(a, b) for a, b in zip(loaded, models[kind].get_weights(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("family", "first", "then", "says"),
+    [
+        ("cnn", "v3", "v4", r"negative_slope of conv1_relu is 0\.02, and must be 0\.01"),
+        ("resnet50", "gap_head", "flatten_head", "scale of scaled is 1.0, and must be 0.0039"),
+    ],
+)
+def test_weights_that_fit_another_network_are_refused(family, first, then, says, tmp_path):
+    """At 32 pixels both have arrays of the same shapes; what they make of an image differs."""
+    build = FAMILIES[family].build
+    build(small(family, first)).save(tmp_path / "first.keras")
+    further = dataclasses.replace(small(family, then), weights=str(tmp_path / "first.keras"))
+    with pytest.raises(UnfitWeights, match=says):
+        build(further)
+
+
 def published_mesonet(size: int) -> keras.Model:
     """The network that the published weights of MesoInception-4 are of: ReLU, and P(real). float [n, size, size, 3] in
     [0, 1] -> [n, 1]."""

@@ -14,6 +14,7 @@ import pytest
 from tfds_builders.records.errors import Refused
 from trainers import packing
 from trainers.config import ModelConfig
+from trainers.errors import UnfitWeights
 from trainers.models.vit import FAMILY, VARIANTS, Architecture, build_vit, check, read_checkpoint
 
 WIDTH, WIDE, HEADS, BLOCKS, PATCH, SIZE = 24, 40, 3, 2, 16, 32
@@ -214,6 +215,28 @@ def test_saved_model_loads_without_this_project_and_names_keras_hub(checkpoint, 
     run = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert run.stdout.strip() == "same", run.stderr
     assert any(line.startswith("keras-hub==") for line in packing.pip_requirements(tmp_path / "vit.keras"))
+
+
+def test_a_model_made_from_a_checkpoint_is_trained_further_as_it_is(checkpoint, images, tmp_path):
+    """Its sizes and its scaling are no weights; the defaults are others."""
+    first = FAMILY.build(config(checkpoint))
+    first.save(tmp_path / "first.keras")
+    further = config(tmp_path / "first.keras")
+    check(further)
+    for model in (FAMILY.build(further), FAMILY.build(further, with_weights=False)):
+        model.set_weights(first.get_weights())
+        np.testing.assert_array_equal(model(images), first(images))
+    np.testing.assert_array_equal(FAMILY.build(further)(images), first(images))
+
+
+def test_weights_of_other_images_are_refused(checkpoint, tmp_path):
+    FAMILY.build(config(checkpoint)).save(tmp_path / "first.keras")
+    larger = dataclasses.replace(config(tmp_path / "first.keras"), image_size=64)
+    with pytest.raises(Refused, match=f"Take --image-size {SIZE}"):
+        check(larger)
+    with pytest.raises(UnfitWeights, match=f"Take --image-size {SIZE}"):  # a registered model's are seen here alone
+        FAMILY.build(larger)
+    check(dataclasses.replace(larger, weights="models:/realshard-vit@champion"))
 
 
 def test_models_without_its_layers_do_not_need_keras_hub(tmp_path):

@@ -3,7 +3,9 @@
 A model is image -> preprocessing -> backbone (one nested layer, named after the family) -> head.
 """
 
+import json
 import os
+import re
 import socket
 import warnings
 from collections.abc import Callable
@@ -20,6 +22,10 @@ CONNECT_TIMEOUT_SECS = 5
 # Of BatchNormalization when training from random weights. Keras's 0.99 would still hold a third of the initial values
 # after 100 steps, and validation would measure that rather than the model.
 SCRATCH_BN_MOMENTUM = 0.9
+# Settings of layers that a trained network's P(fake) does not depend on.
+ONLY_IN_TRAINING = re.compile(
+    "name|dtype|trainable|momentum|synchronized|dropout_rate|attention_dropout|.*_(initializer|regularizer|constraint)"
+)
 
 # -- the ends of a model --
 
@@ -106,7 +112,9 @@ def load_weights(model: Any, weights: str, backbone: str | None = None) -> None:
 
     try:
         if path.suffix == ".keras":
-            model.set_weights(keras.models.load_model(path, compile=False).get_weights())
+            loaded = keras.models.load_model(path, compile=False)
+            _check_same_network(loaded, model)
+            model.set_weights(loaded.get_weights())
             return
         with h5py.File(path, "r") as file:
             # Keras 3 groups layers by class, and no backbone has a Dense layer.
@@ -117,6 +125,34 @@ def load_weights(model: Any, weights: str, backbone: str | None = None) -> None:
     except (ValueError, OSError, KeyError) as error:
         reason = str(error).splitlines()[0]
         raise UnfitWeights(f"the weights in {path} do not fit {model.name}: {reason}") from error
+
+
+def _check_same_network(loaded: Any, model: Any) -> None:
+    """ValueError unless the layers of the two compute the same from their weights: weights alone may fit a network that
+    scales its images otherwise."""
+    theirs, ours = _computations(loaded), _computations(model)
+    for (_, kind, settings), (name, own_kind, own_settings) in zip(theirs, ours, strict=False):
+        if kind != own_kind:
+            raise ValueError(f"it has {kind} where {own_kind} is needed, {name}")
+        for key, value in own_settings.items():
+            if settings.get(key) != value:
+                raise ValueError(f"its {key} of {name} is {settings.get(key)}, and must be {value}")
+    if len(theirs) != len(ours):
+        raise ValueError(f"it has {len(theirs)} layers, and must have {len(ours)}")
+
+
+def _computations(model: Any) -> list[tuple[str, str, dict[str, Any]]]:
+    """(name, class, settings) of each layer that changes P(fake), without the settings that only training needs."""
+    import keras
+
+    idle = (keras.Model, keras.layers.InputLayer, keras.layers.Dropout)
+    found = []
+    for layer in all_layers(model):
+        if not isinstance(layer, idle):
+            settings = {key: value for key, value in layer.get_config().items() if not ONLY_IN_TRAINING.fullmatch(key)}
+            plain = json.loads(json.dumps(settings, default=str))  # what was a tuple may have been stored as a list
+            found.append((layer.name, type(layer).__name__, plain))
+    return found
 
 
 def check_backbone(config: ModelConfig, file: str, smallest: int = 32) -> None:

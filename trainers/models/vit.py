@@ -5,15 +5,26 @@ config.json, preprocessor_config.json and model.safetensors, or `hf://OWNER/NAME
 """
 
 import json
+import math
 import re
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tfds_builders.records.errors import Refused
 from trainers.config import Config, ModelConfig, OptimiserConfig
+from trainers.errors import UnfitWeights
 from trainers.models import transfer
-from trainers.models.family import Family, Phase, check_dropout, check_weights_file, everything
+from trainers.models.family import (
+    Family,
+    Phase,
+    check_dropout,
+    check_weights_file,
+    everything,
+    is_registered,
+    weights_file,
+)
 
 BACKBONE = "vit"
 IMAGENET = "hf://google/vit-base-patch16-224"
@@ -107,6 +118,39 @@ def read_checkpoint(weights: str) -> Checkpoint:
     return Checkpoint(directory, architecture, tuple(names[key] for key in sorted(names, key=int)))
 
 
+def read_architecture(weights: str) -> Architecture | None:
+    """The architecture of the model in the .keras file that --weights names; None if that is no such file, or no model
+    of this family: whoever loads it will say so."""
+    path = weights_file(weights)
+    if path is None or path.suffix != ".keras":
+        return None
+    try:
+        with zipfile.ZipFile(path) as file:
+            told = json.loads(file.read("config.json"))
+        settings = {layer["name"]: layer["config"] for layer in told["config"]["layers"]}
+        sizes, scaled, standardised = (settings[name] for name in (BACKBONE, "scaled", "standardised"))
+        return Architecture(
+            image_size=_numbers(sizes["image_shape"])[0],
+            patch_size=_numbers(sizes["patch_size"])[0],
+            num_layers=sizes["num_layers"],
+            num_heads=sizes["num_heads"],
+            hidden_dim=sizes["hidden_dim"],
+            mlp_dim=sizes["mlp_dim"],
+            has_qkv_bias=sizes["use_mha_bias"],
+            norm_epsilon=sizes["layer_norm_epsilon"],
+            scale=scaled["scale"],
+            mean=tuple(_numbers(standardised["mean"])),
+            deviation=tuple(math.sqrt(variance) for variance in _numbers(standardised["variance"])),
+        )
+    except (OSError, KeyError, zipfile.BadZipFile):
+        return None
+
+
+def _numbers(value: Any) -> list:
+    """A list or tuple in a .keras file's config.json, where Keras writes tuples as objects."""
+    return value["items"] if isinstance(value, dict) else value
+
+
 def _fetch(weights: str) -> Path:
     if not weights.startswith("hf://"):
         return Path(weights).expanduser()
@@ -170,12 +214,12 @@ def load_checkpoint(model: Any, checkpoint: Checkpoint) -> None:
 
 
 def check(config: ModelConfig) -> None:
-    """Refuses weights that cannot be had, and images of another size than a checkpoint's."""
+    """Refuses weights that cannot be had, and images of another size than theirs. A registered model is not looked at
+    here, but by `build`."""
     check_dropout(config, has_dropout=False)
-    if not is_checkpoint(config.weights):
-        check_weights_file(config.weights)
-        sizes = Architecture(image_size=config.image_size)
-    else:
+    if is_registered(config.weights):
+        return
+    if is_checkpoint(config.weights):
         checkpoint = read_checkpoint(config.weights)
         sizes = checkpoint.architecture
         if checkpoint.order is None and config.weights != "imagenet":
@@ -183,11 +227,14 @@ def check(config: ModelConfig) -> None:
                 f"a checkpoint's labels must say which is real and which is fake. Received: {config.weights!r} with "
                 f"{', '.join(checkpoint.labels[:5]) or 'none'}. Name them so in id2label of its config.json."
             )
-        if sizes.image_size != config.image_size:
-            raise Refused(
-                f"--image-size must be the checkpoint's, {sizes.image_size} pixels. Received: {config.image_size}. "
-                f"Take --image-size {sizes.image_size}."
-            )
+    else:
+        check_weights_file(config.weights)
+        sizes = read_architecture(config.weights) or Architecture(image_size=config.image_size)
+    if sizes.image_size != config.image_size:
+        raise Refused(
+            f"--image-size must be that of the weights, {sizes.image_size} pixels. Received: {config.image_size}. "
+            f"Take --image-size {sizes.image_size}."
+        )
     if config.image_size % sizes.patch_size:
         raise Refused(
             f"--image-size of {BACKBONE} must be a multiple of {sizes.patch_size} pixels. "
@@ -201,7 +248,8 @@ def phases(config: Config) -> list[Phase]:
 
 
 def build(config: ModelConfig, dropout=None, with_weights: bool = True):
-    """`build_vit` from a config; without weights when they are to be set from elsewhere.
+    """`build_vit` from a config, with the sizes and the scaling of its --weights; without weights when they are to be
+    set from elsewhere.
 
     Raises:
       UnfitWeights: the weights are of another model.
@@ -212,7 +260,14 @@ def build(config: ModelConfig, dropout=None, with_weights: bool = True):
         if with_weights:
             load_checkpoint(model, checkpoint)
         return model
-    model = build_vit(Architecture(image_size=config.image_size), f"vit_{config.variant}")
+    name = f"vit_{config.variant}"
+    sizes = read_architecture(config.weights) or Architecture(image_size=config.image_size)
+    if sizes.image_size != config.image_size:
+        raise UnfitWeights(
+            f"the weights in {config.weights} do not fit {name} of {config.image_size} pixels: they are of "
+            f"{sizes.image_size}. Take --image-size {sizes.image_size}."
+        )
+    model = build_vit(sizes, name)
     if with_weights:
         transfer.load_weights(model, config.weights, BACKBONE)
     return model
