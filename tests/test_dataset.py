@@ -72,7 +72,8 @@ def test_a_further_split_scheme(tmp_path):
     column = pa.array(["test"] * 3 + ["train"] * 3 + [""] * 2)
     pq.write_table(manifest.append_column("scheme_published", column), directory / "manifest.parquet")
     dataset = load(directory)
-    assert dataset.select("test", scheme="published").ids() == manifest["id"].to_pylist()[:3]
+    test = dataset.select("test", scheme="published")
+    assert (test.ids(), set(test.table["split"].to_pylist())) == (manifest["id"].to_pylist()[:3], {"test"})
     assert len(dataset.select("train", scheme="published")) == 3
     with pytest.raises(Refused, match="no split 'validation'; it has: 'test', 'train'"):
         dataset.select("validation", scheme="published")

@@ -132,6 +132,49 @@ def test_other_images_of_a_photograph_it_was_trained_on_are_told_of(built, tmp_p
     assert not [note for note in own["notes"] if "Related" in note]  # they are the very images
 
 
+def with_scheme(directory, name: str, first_of_test: int) -> list[str]:
+    """Adds a split scheme whose test part is the written one's first records; returns their ids."""
+    table = pq.read_table(directory / MANIFEST)
+    is_test = [split == "test" for split in table["split"].to_pylist()]
+    tested = np.flatnonzero(is_test)[:first_of_test]
+    column = np.where(np.isin(np.arange(len(table)), tested), "test", "")
+    pq.write_table(table.append_column(f"scheme_{name}", pa.array(column)), directory / MANIFEST)
+    return table["id"].take(pa.array(tested)).to_pylist()
+
+
+def test_the_test_part_of_a_split_scheme(built, tmp_path):
+    expected = with_scheme(write_dataset(tmp_path, {"test": 10}, name="divided", seed=8), "published", 6)
+    arguments = [
+        "--model",
+        CHAMPION,
+        "--dataset",
+        "divided",
+        "--data-dir",
+        str(tmp_path),
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    assert evaluate.main([*arguments, "--split-scheme", "published", "--log"]) == 0
+    assert pq.read_table(tmp_path / "out" / "predictions.parquet")["id"].to_pylist() == expected
+    title = json.loads((tmp_path / "out" / "card.json").read_text())["title"]
+    assert title == f"{NAME} v1 on divided:1.0.0, test of the split scheme published"
+    cards = {file.path for file in tracking.client_of().list_artifacts(built.run_id, "cards")}
+    assert "cards/divided-test-published" in cards
+    assert "cards/divided-test" not in cards  # where the gate looks for the written split's
+    with pytest.raises(Refused, match="divided has no split scheme 'identities'"):
+        evaluate.main([*arguments, "--split-scheme", "identities"])
+
+
+def test_a_published_mixture_is_judged_on_its_own_scheme(tmp_path):
+    expected = [
+        with_scheme(write_dataset(tmp_path, {"test": 8}, name=name), "merged", size)
+        for name, size in (("deepfake_and_real", 3), ("deepfake_faces", 5))
+    ]
+    parts = evaluate.select(["merged_faces"], str(tmp_path), "test")
+    assert [part.records.ids() for part in parts] == expected
+    assert evaluate.title_of("test", parts) == "test of the split scheme merged"
+
+
 def test_several_datasets_are_judged_together_and_each_by_itself(built, tmp_path):
     found = evaluate.evaluate(CHAMPION, ["toy", "other"], built.data_dir, "test", tmp_path)
     assert found["summary"]["n"] == 55
@@ -147,7 +190,7 @@ def test_several_datasets_are_judged_together_and_each_by_itself(built, tmp_path
         (CHAMPION, ["nowhere"], "test", "'nowhere' is not built"),
         (CHAMPION, ["toy"], "holdout", "holdout"),
         (CHAMPION, ["other"], "validation", "other has no split 'validation'"),
-        (CHAMPION, ["toy", "toy"], "test", "each dataset once"),
+        (CHAMPION, ["toy", "toy"], "test", "Each dataset must be named once"),
     ],
 )
 def test_what_is_missing_is_said_in_a_sentence(built, tmp_path, model, names, split, sentence):

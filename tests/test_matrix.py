@@ -71,6 +71,27 @@ def test_every_model_meets_every_dataset(built, tmp_path, capsys):
         assert picture.width > 500
 
 
+def test_the_test_part_of_a_split_scheme(built, tmp_path, capsys):
+    directory = write_dataset(tmp_path, {"test": 9}, name="divided", seed=8)
+    table = pq.read_table(directory / MANIFEST)
+    scheme = pa.array(["test"] * 6 + ["train"] * 3)
+    pq.write_table(table.append_column("scheme_published", scheme), directory / MANIFEST)
+    arguments = [
+        "--models",
+        MODELS[0],
+        "--datasets",
+        "divided",
+        "--data-dir",
+        str(tmp_path),
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    assert matrix.main([*arguments, "--split-scheme", "published"]) == 0
+    assert "On test of the split scheme published: ROC AUC" in capsys.readouterr().out
+    with (tmp_path / "out" / "matrix.csv").open() as file:
+        assert [row["n"] for row in csv.DictReader(file)] == ["6"]
+
+
 @pytest.mark.parametrize("split", ["train", "validation"])
 def test_records_that_made_a_model_are_refused(built, split):
     parts = evaluate.select(["first"], built.data, split)

@@ -28,6 +28,7 @@ class Part:
 
     dataset: Dataset
     records: Records
+    scheme: str = ""  # the split scheme that they are a split of; "": the split that was written
 
 
 def most_wrong_images(predictions: pa.Table, parts: Sequence[Part]) -> list[Picture]:

@@ -148,7 +148,8 @@ class Dataset:
           split: "train", "validation" or "test"; or an expression of them, "train[:10%]+validation". Of a mixture,
             that part of each dataset in it.
           only, exclude: {column: values}; "real" and "fake" (or 0 and 1) in the column "label".
-          scheme: name of a further split scheme of the manifest, instead of the split that was written.
+          scheme: name of a further split scheme of the manifest, instead of the split that was written; its splits are
+            then in the records' column "split".
 
         Raises:
           Refused: no such split, scheme, column or value; nothing left; one class left to train on.
@@ -159,11 +160,12 @@ class Dataset:
             raise Refused(f"{self.name} has no split scheme {scheme!r}; it has: {_listed(schemes) or 'none'}.")
         parts = self._parts(split, column)
         kept = self._is_in(parts, column)
+        table = self.table.set_column(self.table.column_names.index("split"), "split", self.table[column])
         for column, values in (only or {}).items():
             kept = pc.and_(kept, self._is_one_of(column, values))
         for column, values in (exclude or {}).items():
             kept = pc.and_(kept, pc.invert(self._is_one_of(column, values)))
-        records = Records(self.directory, self.table.filter(kept))
+        records = Records(self.directory, table.filter(kept))
 
         selection = f"split {split!r}, only {dict(only or {})}, exclude {dict(exclude or {})}"
         if not len(records):

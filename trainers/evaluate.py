@@ -23,6 +23,7 @@ from trainers.card import Card, calibration_of, card_of
 from trainers.card_files import CARD, PAGE, write_card
 from trainers.card_pictures import AUGMENTED, WORST, Part, augmented, most_wrong_images
 from trainers.dataset import find, load
+from trainers.mixture import parts_of
 from trainers.origin import identities, notes_of, origin_of
 from trainers.predict import DEFAULT_MODEL, silent_stderr
 from trainers.registry import Detector, load_detector
@@ -32,16 +33,29 @@ from trainers.storage import default_data_dir
 from trainers.worker import HISTORY, PREDICTIONS
 
 
-def select(names: Sequence[str], data_dir: str, split: str) -> list[Part]:
+def select(names: Sequence[str], data_dir: str, split: str, scheme: str = "") -> list[Part]:
     """The split of each dataset.
+
+    Args:
+      names: of built datasets, or that of a published mixture, which brings its split scheme.
+      data_dir: where they are.
+      split: a split, or an expression such as "test[:10%]".
+      scheme: the split scheme that `split` is of; "": the split that was written.
 
     Raises:
       Refused: a dataset that is not built there, named twice, or without such a split.
     """
     if len(set(names)) < len(names):
-        raise Refused(f"--dataset must name each dataset once. Received: {','.join(names)}. Leave out the second.")
-    datasets = [load(find(name, data_dir)) for name in names]
-    return [Part(dataset, dataset.select(split)) for dataset in datasets]
+        raise Refused(f"Each dataset must be named once. Received: {','.join(names)}. Leave out the second.")
+    found, scheme = parts_of(",".join(names), scheme)
+    datasets = [load(find(name, data_dir)) for name in found.split(",")]
+    return [Part(dataset, dataset.select(split, scheme=scheme or None), scheme) for dataset in datasets]
+
+
+def title_of(split: str, parts: Sequence[Part]) -> str:
+    """What the parts are of their datasets: "test", or "test of the split scheme published"."""
+    scheme = parts[0].scheme
+    return f"{split} of the split scheme {scheme}" if scheme else split
 
 
 def predictions_of(detector: Detector, parts: Sequence[Part]) -> pa.Table:
@@ -72,6 +86,7 @@ def evaluate(
     split: str,
     directory: Path,
     *,
+    scheme: str = "",
     num_robustness: int = 0,
     is_logged: bool = False,
 ) -> Card:
@@ -83,13 +98,14 @@ def evaluate(
       data_dir: where they are.
       split: a split, or an expression such as "test[:10%]".
       directory: made if need be.
+      scheme: the split scheme that `split` is of; "": the split that was written.
       num_robustness: on so many images it is measured how the detector stands changed images; 0: on none.
       is_logged: whether the model's MLflow run gets a copy.
 
     Raises:
       Refused: no such model, dataset or split; a damaged record.
     """
-    parts = select(names, data_dir, split)
+    parts = select(names, data_dir, split, scheme)
     detector = load_detector(model)
     version = tracking.client_of().get_model_version(detector.name, str(detector.version))
     origin = origin_of(version.run_id)
@@ -104,14 +120,15 @@ def evaluate(
     if num_robustness:
         card["robustness"] = robustness(detector, sample(parts, predictions, num_robustness))
     where = ", ".join(f"{part.dataset.name}:{part.dataset.version}" for part in parts)
-    title = f"{detector.name} v{detector.version} on {where}, {split}"
+    tested = title_of(split, parts)
+    title = f"{detector.name} v{detector.version} on {where}, {tested}"
     fingerprints = ", ".join(part.dataset.fingerprint[:16] for part in parts)
     card["calibration"] = calibration_of(settings["temperature"], settings["base_rate"])
     card["facts"] = {
         "model": f"models:/{detector.name}/{detector.version}",
         "MLflow run": version.run_id,
         "trained on": version.tags.get("dataset", "unknown"),
-        "evaluated on": f"{where}, {split} (fingerprint {fingerprints})",
+        "evaluated on": f"{where}, {tested} (fingerprint {fingerprints})",
     }
     history = json.loads(tracking.read_artifact(version.run_id, HISTORY) or "[]")
     pictures = {WORST: most_wrong_images(predictions, parts)}
@@ -120,7 +137,9 @@ def evaluate(
     write_card(directory, predictions, card, title, history, pictures)
     pq.write_table(predictions, directory / PREDICTIONS)
     if is_logged:
-        folder = f"cards/{'+'.join(names)}-{split}".translate(str.maketrans("[:]%", "____"))
+        datasets = "+".join(part.dataset.name for part in parts)
+        folder = f"cards/{datasets}-{split}".translate(str.maketrans("[:]%", "____"))
+        folder += f"-{parts[0].scheme}" if parts[0].scheme else ""
         for file in (PREDICTIONS, CARD, PAGE):
             RunLogger(version.run_id).artifact(directory / file, folder)
     return card
@@ -153,6 +172,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--dataset", required=True, metavar="D[,D...]", help="built datasets, separated by commas")
     parser.add_argument("--data-dir", default=default_data_dir(), help="where they are (default: %(default)s)")
     parser.add_argument("--split", default="test", help="a split, or part of one: test[:10%%] (default: %(default)s)")
+    parser.add_argument("--split-scheme", default="", help="of another division into splits, such as that of a job")
     parser.add_argument("--out", type=Path, default=Path("card"), help="folder to write to (default: %(default)s)")
     parser.add_argument("--log", action="store_true", help="also put the card into the model's MLflow run")
     parser.add_argument("--robustness", action="store_true", help="also try changed and attacked images")
@@ -176,6 +196,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.data_dir,
         options.split,
         options.out,
+        scheme=options.split_scheme,
         num_robustness=options.robustness_images if options.robustness else 0,
         is_logged=options.log,
     )

@@ -21,7 +21,7 @@ import pyarrow as pa
 from tfds_builders.records.errors import Refused
 from trainers import metrics, tracking
 from trainers.card_pictures import Part
-from trainers.evaluate import select
+from trainers.evaluate import select, title_of
 from trainers.origin import Origin, identities, origin_of, overlap
 from trainers.predict import silent_stderr
 from trainers.registry import Detector, load_detector
@@ -87,15 +87,15 @@ def measure(models: Sequence[str], parts: Sequence[Part], by_group: bool = True)
     return rows
 
 
-def as_markdown(rows: Sequence[Row]) -> str:
-    """A line a model, a column a dataset: AUC, and balanced accuracy in brackets."""
+def as_markdown(rows: Sequence[Row], tested: str) -> str:
+    """A line a model, a column a dataset: AUC, and balanced accuracy in brackets; on the part that `tested` names."""
     datasets = list(dict.fromkeys(row["dataset"] for row in rows))
     lines = ["| model | trained on | " + " | ".join(datasets) + " |", "|---|---|" + "---|" * len(datasets)]
     for model in dict.fromkeys(row["model"] for row in rows):
         cells = {row["dataset"]: row for row in rows if row["model"] == model}
         trained_on = next(iter(cells.values()))["trained_on"]
         lines.append(f"| {model} | {trained_on} | " + " | ".join(_cell(cells[name]) for name in datasets) + " |")
-    return "\n".join([*lines, "", "ROC AUC (balanced accuracy at the model's own threshold).", ""])
+    return "\n".join([*lines, "", f"On {tested}: ROC AUC (balanced accuracy at the model's own threshold).", ""])
 
 
 def _cell(row: Row) -> str:
@@ -113,8 +113,8 @@ def as_csv(rows: Sequence[Row]) -> str:
     return file.getvalue()
 
 
-def draw(rows: Sequence[Row]) -> Any:
-    """The AUCs as a heat map: a Matplotlib figure."""
+def draw(rows: Sequence[Row], tested: str) -> Any:
+    """The AUCs, on the part that `tested` names, as a heat map: a Matplotlib figure."""
     import matplotlib
 
     from trainers.report import INK, STYLE, new_figure
@@ -134,7 +134,7 @@ def draw(rows: Sequence[Row]) -> Any:
             axes.text(column, line, text, ha="center", va="center", color="white" if value > 0.85 else INK)
         axes.set_xticks(range(len(datasets)), datasets, rotation=30, ha="right")
         axes.set_yticks(range(len(models)), models)
-        axes.set(title="AUC by model and dataset", xlabel="tested on")
+        axes.set(title=f"AUC by model and dataset, {tested}", xlabel="tested on")
         axes.grid(visible=False)
         axes.tick_params(length=0)
     return figure
@@ -148,6 +148,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--datasets", nargs="+", required=True, metavar="NAME", help="built datasets")
     parser.add_argument("--data-dir", default=default_data_dir(), help="where they are (default: %(default)s)")
     parser.add_argument("--split", default="test", help="the part of each that is tested on (default: %(default)s)")
+    parser.add_argument("--split-scheme", default="", help="of another division into splits, such as that of a job")
     parser.add_argument("--out", type=Path, default=Path("matrix"), help="folder to write to (default: %(default)s)")
     parser.add_argument(
         "--by-content",
@@ -163,13 +164,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with silent_stderr():
         import tensorflow  # noqa: F401  # says much when it is imported
-    parts = select(options.datasets, options.data_dir, options.split)
-    rows = measure(options.models, parts, by_group=not options.by_content)
+    parts = select(options.datasets, options.data_dir, options.split, options.split_scheme)
+    rows, tested = measure(options.models, parts, by_group=not options.by_content), title_of(options.split, parts)
     options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "matrix.md").write_text(as_markdown(rows), "utf-8")
+    (options.out / "matrix.md").write_text(as_markdown(rows, tested), "utf-8")
     (options.out / "matrix.csv").write_text(as_csv(rows), "utf-8")
-    draw(rows).savefig(options.out / "matrix.png", dpi=150)
-    print(as_markdown(rows))
+    draw(rows, tested).savefig(options.out / "matrix.png", dpi=150)
+    print(as_markdown(rows, tested))
     return 0
 
 

@@ -28,10 +28,14 @@ PUBLISHED = {"merged_faces": ("deepfake_and_real,deepfake_faces", "merged")}
 
 def resolve(data: DataConfig) -> DataConfig:
     """`data` with the name of a published mixture replaced by what it stands for."""
-    if data.dataset not in PUBLISHED:
-        return data
-    dataset, scheme = PUBLISHED[data.dataset]
-    return dataclasses.replace(data, dataset=dataset, split_scheme=data.split_scheme or scheme)
+    dataset, scheme = parts_of(data.dataset, data.split_scheme)
+    return dataclasses.replace(data, dataset=dataset, split_scheme=scheme)
+
+
+def parts_of(expression: str, scheme: str) -> tuple[str, str]:
+    """--dataset and --split-scheme with the name of a published mixture replaced by what it stands for."""
+    dataset, published = PUBLISHED.get(expression, (expression, ""))
+    return dataset, scheme or published
 
 
 def find_all(expression: str, data_dir: str | Path) -> list[Location]:
