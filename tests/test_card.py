@@ -54,6 +54,16 @@ def test_no_detector_is_said_first():
     assert page.index("no detector") < page.index("a note") < page.index("ROC AUC")
 
 
+@pytest.mark.parametrize(("groups", "is_said"), [(2, True), (19, True), (20, False)])
+def test_intervals_of_few_groups_are_said_to_be_too_narrow(groups, is_said):
+    rows = np.arange(200)
+    table = predictions(rows % 2, (rows * 37 % 101) / 101, group=[str(row // 2 % groups) for row in rows])
+    notes = card_of(table, notes=["a note"])["notes"]
+    narrow = f"The intervals are of {groups} groups only (photographs, persons, videos): they are too narrow."
+    assert notes == ["a note", *([narrow] if is_said else [])]
+    assert card_of(table, bootstrap=0)["notes"] == []  # there are none
+
+
 def test_videos_have_a_mean_and_a_median_that_an_odd_frame_does_not_move():
     table = predictions(
         [1, 1, 1, 0, 0, 0, 0, 1],

@@ -21,6 +21,7 @@ from trainers import metrics
 
 NUM_WORST_GROUPS = 20
 MAX_VALUES = 200  # of a column that gets a table of its own
+FEW_GROUPS = 20  # a bootstrap over fewer groups gives intervals that are much too narrow: see docs/report-card.md
 
 Card = dict[str, Any]
 
@@ -43,7 +44,8 @@ def card_of(
       bootstrap: resamples for the intervals; None: as many as `metrics.resamples_for` says.
 
     Returns:
-      notes (list of str): why it is no detector, if it is none, then the given ones;
+      notes (list of str): why it is no detector, if it is none, then the given ones, then why the intervals are too
+        narrow, if they are;
       summary: what `metrics.summarise` gives, with `resamples`;
       per_class: of real, fake, macro and weighted: precision, recall, f1, support;
       by: {column: {value: summary}} of dataset and category, where there are several values, and of generator, where
@@ -57,9 +59,15 @@ def card_of(
     """
     resamples = metrics.resamples_for(len(predictions)) if bootstrap is None else bootstrap
     summary = metrics.summarise(predictions, threshold, bootstrap=resamples)
-    because = summary["degenerate_because"]
+    because, groups = summary["degenerate_because"], summary["groups"]
+    is_narrow = bool(summary["intervals"]) and groups < FEW_GROUPS
+    narrow = f"The intervals are of {groups} groups only (photographs, persons, videos): they are too narrow."
     return {
-        "notes": [*([f"This is no detector: {because}."] if because else []), *notes],
+        "notes": [
+            *([f"This is no detector: {because}."] if because else []),
+            *notes,
+            *([narrow] if is_narrow else []),
+        ],
         "summary": summary | {"resamples": resamples},
         "per_class": per_class(summary),
         "by": _by(predictions, threshold),
