@@ -91,14 +91,17 @@ def test_saved_model_loads_and_predicts_the_same(small_model, images, tmp_path):
 def test_weights_of_whole_models_and_of_backbones_load(small_model, tmp_path):
     small_model.save(tmp_path / "whole.keras")
     small_model.save_weights(tmp_path / "whole.weights.h5")
+    small_model.save(tmp_path / "whole.h5")  # as Keras 2 did
     small_model.get_layer("resnet50").save_weights(tmp_path / "backbone.weights.h5")
+    small_model.get_layer("resnet50").save(tmp_path / "backbone.h5")
     expected = small_model.get_weights()
-    for name in ("whole.keras", "whole.weights.h5"):
+    for name in ("whole.keras", "whole.weights.h5", "whole.h5"):
         loaded = build_resnet50("deep_head", 32, str(tmp_path / name)).get_weights()
         assert all(np.array_equal(a, b) for a, b in zip(loaded, expected, strict=True)), name
-    of_backbone = build_resnet50("gap_head", 32, str(tmp_path / "backbone.weights.h5")).get_layer("resnet50")
     backbone = small_model.get_layer("resnet50").get_weights()
-    assert all(np.array_equal(a, b) for a, b in zip(of_backbone.get_weights(), backbone, strict=True))
+    for name in ("backbone.weights.h5", "backbone.h5"):
+        loaded = build_resnet50("gap_head", 32, str(tmp_path / name)).get_layer("resnet50").get_weights()
+        assert all(np.array_equal(a, b) for a, b in zip(loaded, backbone, strict=True)), name
     with pytest.raises(UnfitWeights, match="do not fit resnet50_gap_head"):
         build_resnet50("gap_head", 32, str(tmp_path / "whole.keras"))
 

@@ -117,14 +117,23 @@ def load_weights(model: Any, weights: str, backbone: str | None = None) -> None:
             model.set_weights(loaded.get_weights())
             return
         with h5py.File(path, "r") as file:
-            # Keras 3 groups layers by class, and no backbone has a Dense layer.
-            is_backbone = backbone is not None and "dense" not in file.get("layers", ())
+            is_backbone = backbone is not None and not _holds_whole(file, model)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Skipping nested container")  # of a nested model; its layers are loaded
             (model.get_layer(backbone) if is_backbone else model).load_weights(path)
     except (ValueError, OSError, KeyError) as error:
         reason = str(error).splitlines()[0]
         raise UnfitWeights(f"the weights in {path} do not fit {model.name}: {reason}") from error
+
+
+def _holds_whole(file: Any, model: Any) -> bool:
+    """Whether an .h5 file holds the weights of a model with a backbone, and not those of the backbone alone."""
+    layers = file.get("model_weights", file)
+    if "layer_names" not in layers.attrs:  # Keras 3 groups layers by class, and no backbone has a Dense layer
+        return "dense" in file.get("layers", ())
+    # Keras 2 wrote a group for each layer: the backbone is one of a few, or its own layers are.
+    num_layers = sum(bool(len(layers[name].attrs["weight_names"])) for name in layers.attrs["layer_names"])
+    return num_layers == sum(bool(layer.weights) for layer in model.layers)
 
 
 def _check_same_network(loaded: Any, model: Any) -> None:
