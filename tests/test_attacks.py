@@ -51,14 +51,32 @@ def test_no_image_is_attacked_better_by_one_step_than_by_several(model, pixels):
     assert (pgd >= fgsm - 1e-6).all()
 
 
-def test_a_saturated_score_still_has_a_gradient(pixels):
+def steep_model(slope: float) -> keras.Model:
+    """P(fake) of the mean of all pixels times `slope`."""
     image = keras.Input((SIZE, SIZE, 3), dtype="uint8")
     mean = keras.layers.GlobalAveragePooling2D()(keras.layers.Rescaling(1.0)(image))
-    steep = keras.layers.Dense(1, "sigmoid", kernel_initializer=keras.initializers.Constant(1.0))(mean)
-    model = keras.Model(image, steep)
+    steep = keras.layers.Dense(1, "sigmoid", kernel_initializer=keras.initializers.Constant(slope))(mean)
+    return keras.Model(image, steep)
+
+
+@pytest.mark.parametrize("slopes", [(1.0,), (1.0, 0.8)])
+def test_a_saturated_score_still_has_a_gradient(slopes, pixels):
+    members = [steep_model(slope) for slope in slopes]
+    model = average_models(members, "pair") if len(members) > 1 else members[0]
     assert model(pixels).numpy().min() == 1.0
-    attacked = Attacker(model).fgsm(pixels, np.ones(len(pixels)), 2)
-    np.testing.assert_array_equal(attacked, np.maximum(pixels.astype(int) - 2, 0))
+    attacker = Attacker(model)
+    for attack in (attacker.fgsm, attacker.pgd):
+        attacked = attack(pixels, np.ones(len(pixels)), 2)
+        np.testing.assert_array_equal(attacked, np.maximum(pixels.astype(int) - 2, 0))
+
+
+def test_of_an_ensembles_steps_the_one_counts_that_moves_its_mean_most(tmp_path, pixels):
+    """One member is steep the other way: the sum of the logits is not what the mean of P(fake) says."""
+    members = [keras.saving.load_model(small_model.save_model(tmp_path / "a.keras")), steep_model(-0.02)]
+    model = average_models(members, "pair")
+    attacker = Attacker(model)
+    fgsm, pgd = (log_losses(model, attack(pixels, LABELS, 2)) for attack in (attacker.fgsm, attacker.pgd))
+    assert (pgd >= fgsm - 1e-6).all()
 
 
 def test_an_ensemble_is_attacked_through_its_members(tmp_path, pixels):

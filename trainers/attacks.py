@@ -2,8 +2,9 @@
 
     attacked = Attacker(keras_model).pgd(pixels, labels, size=2)
 
-Both push the logit towards the wrong verdict by changing each channel of each pixel by at most `size` of 255 levels,
-and give whole levels again, so that an attacked image can be stored: an attack that rounding undoes is none.
+Both push the logit (of an ensemble those of its members) towards the wrong verdict by changing each channel of each
+pixel by at most `size` of 255 levels, and give whole levels again, so that an attacked image can be stored: an attack
+that rounding undoes is none.
 """
 
 from typing import Any
@@ -30,20 +31,24 @@ class Attacker:
         import keras
         import tensorflow as tf
 
-        smooth = _on_floats(model)
+        members = [_on_floats(member) for member in _members_of(model)]
+        loss = keras.losses.binary_crossentropy
 
         def gradient(images: Any, labels: Any) -> tuple[Any, Any]:
             with tf.GradientTape() as tape:
                 tape.watch(images)
-                p_fake, label = smooth(images, training=False), labels[:, None]
+                label, scores = labels[:, None], [member(images, training=False) for member in members]
+                right = tf.stack([loss(label, p_fake) for p_fake in scores])  # [members, n]: -log P(label)
+                wrong = tf.stack([loss(1 - label, p_fake) for p_fake in scores])
                 # The loss with this label less that with the other one is the logit, up to its sign: its gradient does
-                # not vanish where P(fake) is saturated, as the loss's own does. (Keras undoes a graph's sigmoid.)
-                wrongness = keras.losses.binary_crossentropy(label, p_fake)
-                wrongness -= keras.losses.binary_crossentropy(1 - label, p_fake)
-            found = tape.gradient(wrongness, images)
+                # not vanish where P(fake) is saturated, as the loss's own does. (Keras undoes a graph's sigmoid.) The
+                # mean of an ensemble is flat where its members are saturated, so all their logits are pushed at once.
+                pushed = tf.reduce_sum(right - wrong, axis=0)
+            found = tape.gradient(pushed, images)
             if found is None:
                 raise Refused(f"attacks need a gradient with respect to the pixels. Received: {model.name} has none.")
-            return wrongness, found
+            # How wrong the verdict is: the logit of the mean of the members' P(fake), up to its sign.
+            return tf.reduce_logsumexp(-wrong, axis=0) - tf.reduce_logsumexp(-right, axis=0), found
 
         shape = (None, *model.input.shape[1:])
         signature = [tf.TensorSpec(shape, tf.float32), tf.TensorSpec((None,), tf.float32)]
@@ -89,17 +94,22 @@ class Attacker:
         return wrongness.numpy(), gradient.numpy()
 
 
-def _on_floats(model: Any) -> Any:
-    """The same layers on a floating-point input, since integers have no gradient; so for the members of an ensemble."""
+def _members_of(model: Any) -> list[Any]:
+    """The models whose mean the model is, see `trainers.models.average`; else the model alone."""
     import keras
 
-    def reused(layer: Any) -> Any:
-        takes_integers = isinstance(layer, keras.Model) and "int" in str(layer.input.dtype)
-        return _on_floats(layer) if takes_integers else layer
+    is_mean = any(isinstance(layer, keras.layers.Average) for layer in model.layers[-1:])
+    members = [layer for layer in model.layers if isinstance(layer, keras.Model)]
+    return members if is_mean and members else [model]
+
+
+def _on_floats(model: Any) -> Any:
+    """The same layers on a floating-point input, since integers have no gradient."""
+    import keras
 
     pixels = keras.Input(model.input.shape[1:], dtype="float32")
     try:
-        return keras.models.clone_model(model, input_tensors=pixels, clone_function=reused)
+        return keras.models.clone_model(model, input_tensors=pixels, clone_function=lambda layer: layer)
     except ValueError as error:
         raise Refused(f"attacks need a functional Keras model. Received: {model.name}. ({error})") from None
 
