@@ -71,6 +71,14 @@ def test_every_model_meets_every_dataset(built, tmp_path, capsys):
         assert picture.width > 500
 
 
+def test_its_intervals_are_those_of_the_card(built, tmp_path, monkeypatch):
+    monkeypatch.setattr("trainers.metrics.resamples_for", lambda num_images: 2 * num_images)
+    (row,) = matrix.measure([MODELS[0]], evaluate.select(["second"], built.data, "test"))
+    card = evaluate.evaluate(MODELS[0], ["second"], built.data, "test", tmp_path)
+    assert (row["auc_low"], row["auc_high"]) == card["summary"]["auc_interval"]
+    assert card["summary"]["resamples"] == 40
+
+
 def test_the_test_part_of_a_split_scheme(built, tmp_path, capsys):
     directory = write_dataset(tmp_path, {"test": 9}, name="divided", seed=8)
     table = pq.read_table(directory / MANIFEST)

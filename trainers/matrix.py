@@ -70,7 +70,9 @@ def measure(models: Sequence[str], parts: Sequence[Part], by_group: bool = True)
     rows = []
     for detector, origin in zip(detectors, origins, strict=True):
         for part in parts:
-            summary = metrics.summarise(score(detector, part.records, part.dataset.name), detector.network.threshold)
+            predictions = score(detector, part.records, part.dataset.name)
+            resamples = metrics.resamples_for(len(predictions))
+            summary = metrics.summarise(predictions, detector.network.threshold, bootstrap=resamples)
             low, high = summary["auc_interval"] or (None, None)
             rows.append(
                 {
