@@ -75,7 +75,8 @@ def decide(
     temperature = fit_temperature(labels, scores) if calibrate else None
     p_fake = Decision(temperature=temperature).calibrated(scores)
     chosen = {"balanced": best_balanced_threshold(labels, p_fake), "fpr": threshold_at_fpr(labels, p_fake, target_fpr)}
-    threshold = chosen.get(rule) or threshold
+    found = chosen.get(rule)
+    threshold = threshold if found is None else found  # a chosen 0.0 is one
     band = unsure_band(labels, p_fake, threshold, unsure_below) if unsure_below else None
     return Decision(threshold, temperature, band, float(np.mean(labels == 1)))
 
