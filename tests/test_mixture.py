@@ -7,12 +7,14 @@ import pytest
 from small_dataset import picture, write_dataset
 
 from tfds_builders.records.errors import Refused
+from trainers.card import card_of
 from trainers.config import DataConfig
 from trainers.dataset import load
 from trainers.inputs import BatchIterator, training_batches
 from trainers.mixture import concatenate, find_all, load_all, resolve
 from trainers.order import Order
 from trainers.policies import BlockedOrder, make_order, mixed_order
+from trainers.training import predictions
 
 
 @pytest.fixture
@@ -109,6 +111,21 @@ def test_a_weighted_dataset_that_gives_nothing_is_refused(datasets):
     records = concatenate(datasets).select("train", only={"dataset": {"cats"}})
     with pytest.raises(ValueError, match="none be empty"):
         make_order(records, DataConfig(dataset="cats=1,faces=3"), 4, seed=0)
+
+
+def test_a_jobs_card_keeps_equal_groups_of_two_datasets_apart(datasets):
+    def of(dataset):
+        records = dataset.select("train")
+        return predictions(records, np.linspace(0, 1, len(records)), "test")
+
+    alone = [card_of(of(dataset))["summary"]["groups"] for dataset in datasets]
+    assert of(datasets[0])["group"].to_pylist() == ["train-0"] * 4 + ["train-1"] * 2
+    both = of(concatenate(datasets))
+    assert both["group"].to_pylist() == ["cats/train-0"] * 4 + ["cats/train-1"] * 2 + ["faces/train-0"] * 4
+    card = card_of(both)
+    assert (card["summary"]["groups"], alone) == (3, [2, 1])
+    assert set(card["by"]["dataset"]) == {"cats", "faces"}
+    assert set(both["video"].to_pylist()) == {""}
 
 
 def test_one_dataset_twice_is_refused(datasets):

@@ -23,7 +23,7 @@ from trainers.card import Card, calibration_of, card_of
 from trainers.card_files import CARD, PAGE, write_card
 from trainers.card_pictures import AUGMENTED, WORST, Part, augmented, most_wrong_images
 from trainers.dataset import find, load
-from trainers.mixture import parts_of
+from trainers.mixture import named_apart, parts_of
 from trainers.origin import identities, notes_of, origin_of
 from trainers.predict import DEFAULT_MODEL, silent_stderr
 from trainers.registry import Detector, load_detector
@@ -64,19 +64,7 @@ def predictions_of(detector: Detector, parts: Sequence[Part]) -> pa.Table:
     from trainers.scoring import score
 
     tables = [score(detector, part.records, part.dataset.name) for part in parts]
-    if len(tables) > 1:
-        tables = [_with_own_names(table) for table in tables]
-    return pa.concat_tables(tables)
-
-
-def _with_own_names(table: pa.Table) -> pa.Table:
-    for column in ("group", "video"):
-        names = [
-            name and f"{dataset}/{name}"
-            for dataset, name in zip(table["dataset"].to_pylist(), table[column].to_pylist(), strict=True)
-        ]
-        table = table.set_column(table.column_names.index(column), column, pa.array(names, pa.string()))
-    return table
+    return named_apart(pa.concat_tables(tables)) if len(tables) > 1 else tables[0]
 
 
 def evaluate(

@@ -92,6 +92,17 @@ def concatenate(datasets: Sequence[Dataset]) -> Dataset:
     )
 
 
+def named_apart(predictions: pa.Table) -> pa.Table:
+    """Predictions on several datasets (column "dataset") with its dataset's name before each group's and video's, so
+    that equal names in two of them are not one group."""
+    for column in ("group", "video"):
+        bare = predictions[column]
+        names = pc.binary_join_element_wise(predictions[MEMBER], bare, "/")
+        named = pc.if_else(pc.equal(bare, ""), "", names)  # "" is in no group
+        predictions = predictions.set_column(predictions.column_names.index(column), column, named)
+    return predictions
+
+
 def _prefixed(dataset: Dataset, folder: str) -> pa.Table:
     table = dataset.table
     for column, prefix in (("id", dataset.name), ("shard", folder)):

@@ -24,14 +24,14 @@ from trainers import checkpoints, strategy
 from trainers.agreement import Agreement
 from trainers.calls import step_metrics, train_steps
 from trainers.config import difference, from_dict, to_dict
-from trainers.dataset import Records
+from trainers.dataset import MEMBER, Records
 from trainers.decision import Decision
 from trainers.errors import CannotTrain
 from trainers.feed import Feed
 from trainers.history import best_epoch, losses, metrics_of, of_phase, position
 from trainers.home import one_at_a_time
 from trainers.loop import StepOptions, StepResults, TrainStep
-from trainers.mixture import load_all
+from trainers.mixture import load_all, named_apart
 from trainers.models.families import FAMILIES
 from trainers.models.family import trains_batch_norm
 from trainers.models.layers import GlobalBatch, dropout_maker, with_global_batch_norm
@@ -335,10 +335,12 @@ class Training:
 
 
 def predictions(records: Records, p_fake: np.ndarray, split: str) -> pa.Table:
-    """The manifest's columns of `records` that reports need, and `p_fake` float64.
+    """The manifest's columns of `records` that reports need, of a mixture the dataset's name too, and `p_fake` float64.
 
     `split` is what the records were used as: of `--test-split train[90%:]` the manifest says "train".
     """
-    table = records.table.select(list(PREDICTED_COLUMNS))
+    is_mixture = MEMBER in records.table.column_names
+    table = records.table.select([*PREDICTED_COLUMNS, MEMBER] if is_mixture else list(PREDICTED_COLUMNS))
+    table = named_apart(table) if is_mixture else table
     table = table.set_column(PREDICTED_COLUMNS.index("split"), "split", pa.repeat(split, len(records)))
     return table.append_column("p_fake", pa.array(p_fake, pa.float64()))
