@@ -372,6 +372,12 @@ def test_a_missing_manual_dir_says_what_to_put_there(tmp_path):
         _build(tmp_path / "missing", tmp_path / "data")
 
 
+def test_a_manual_dir_that_is_no_folder_is_refused(tmp_path):
+    (tmp_path / "set.zip").write_bytes(b"x")
+    with pytest.raises(Refused, match=r"must be a folder that can be listed; .*set\.zip cannot: Not a directory"):
+        _build(tmp_path / "set.zip", tmp_path / "data")
+
+
 @pytest.mark.parametrize("option", [{"max_examples_per_split": 3}, {"nondeterministic_order": True}])
 def test_options_without_effect_are_refused(option, source, tmp_path):
     with pytest.raises(Refused, match="not supported"):

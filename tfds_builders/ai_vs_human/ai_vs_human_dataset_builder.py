@@ -17,12 +17,11 @@ from tfds_builders.sharding.layout import (
     class_folder,
     contradiction,
     has_image_suffix,
-    is_system_file,
     unlabelled,
 )
 from tfds_builders.sharding.manifest import Excluded, Record
 from tfds_builders.sharding.metadata import parse_csv
-from tfds_builders.sharding.sources import Entry, Source, read
+from tfds_builders.sharding.sources import Entry, Source, is_system_file, read
 from tfds_builders.sharding.splits import leave_out, stratified
 
 CATEGORIES = (

@@ -42,7 +42,7 @@ class Builder(ShardedBuilder):
         """By the list if there is one, else by the folders; groups from the list, or REALSHARD_GROUP_REGEX."""
         group_of = _group_of()
         table = read_table(source)
-        return place_by_folders(source, group_of) if table is None else table.records(source, group_of)
+        yield from place_by_folders(source, group_of) if table is None else table.records(source, group_of)
 
     def made_with(self, manual_dir: Path) -> Mapping[str, str | int]:
         """The regular expression of the groups."""

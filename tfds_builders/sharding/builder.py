@@ -128,6 +128,10 @@ class ShardedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  
                 f"{self.name} needs its source in --manual_dir, a folder that exists and is not empty; received "
                 f"{dl_manager._manual_dir}. {self.MANUAL_DOWNLOAD_INSTRUCTIONS.strip()}"
             ) from None
+        except OSError as error:
+            raise Refused(
+                f"--manual_dir must be a folder that can be listed; {dl_manager._manual_dir} cannot: {error.strerror}."
+            ) from None
 
     def _refuse_unsupported(self, config: tfds.download.DownloadConfig) -> None:
         """Options of `tfds build` that would be silently without effect here."""
