@@ -24,11 +24,19 @@ from tqdm import tqdm
 from tfds_builders.records.errors import Refused
 from tfds_builders.records.schema import BUILD, EXCLUDED, LABELS, MANIFEST, QUARANTINE
 from tfds_builders.sharding.account import account, check_budget, count_rows, ledger_of_left_out
-from tfds_builders.sharding.manifest import Excluded, Listing, Record, list_records, scan_headers
+from tfds_builders.sharding.manifest import (
+    Excluded,
+    Listing,
+    Record,
+    ledger_of_repeats,
+    list_records,
+    scan_headers,
+)
 from tfds_builders.sharding.plan import Shard, plan_shards, write_plan
-from tfds_builders.sharding.provenance import hash_archives
+from tfds_builders.sharding.provenance import hash_archives, hash_content
 from tfds_builders.sharding.sources import SourceLost
 from tfds_builders.sharding.staging import Staging, size_and_crc, write_atomically
+from tfds_builders.sharding.unpacked import refuse_unpacked_copies
 from tfds_builders.sharding.workers import RayWorkers, ThisProcess, Workers
 from tfds_builders.sharding.writer import Done, create_progress, finished, write_shard
 
@@ -99,6 +107,9 @@ def _build(
     listing = list_records(records)
     _say_excluded(listing.excluded)
     _check_classes(listing.table, "the source", options.name)
+    num_zipped, num_plain = refuse_unpacked_copies(listing.table)
+    if num_zipped and num_plain:
+        say(f"of the files, {num_zipped} are in zips and {num_plain} beside them: each is taken for another one")
     key = _key(listing, options)
     staging = Staging.open(version_dir, key, target, options.start_anew)
     is_tiny = listing.table.num_rows < _TINY_FILES and pc.sum(listing.table["size"]).as_py() < _TINY_BYTES
@@ -182,8 +193,10 @@ def _plan(
         scan = scan_headers(listing.table, workers, bar.update, folder / "frames")
     _say_groups(listing.table["group"], scan.table["group"])
     num_found = listing.table.num_rows + listing.excluded.num_rows + scan.num_added
-    pq.write_table(scan.quarantined, folder / "scan.ledger")
-    check_budget(scan.quarantined.num_rows, num_found, options, folder / "scan.ledger")
+    for hash_of in (lambda repeat: None, hash_content):  # half the source may be repeats: hashed if they are allowed
+        ledger = pa.concat_tables([scan.quarantined, ledger_of_repeats(scan.repeats, hash_of)]).sort_by("id")
+        pq.write_table(ledger, folder / "scan.ledger")
+        check_budget(ledger.num_rows, num_found, options, folder / "scan.ledger")
     _check_classes(scan.table, "what passed the scan", options.name)
     columns = dict(assign_splits(scan.table))
     split = columns.pop("split")

@@ -5,6 +5,7 @@ listing.key                                                        changes when 
 scan = scan_headers(listing.table, workers, advance, frames_dir)
 scan.table        SCAN_SCHEMA, one row a record with a good header, sorted by id
 scan.quarantined  LEDGER_SCHEMA, what cannot be read or is no image by its header
+ledger_of_repeats(scan.repeats, hash_content)   the same for records whose id is taken
 """
 
 import gc
@@ -93,6 +94,7 @@ class Scan(NamedTuple):
 
     table: pa.Table  # SCAN_SCHEMA, sorted by id
     quarantined: pa.Table  # LEDGER_SCHEMA, sorted by id
+    repeats: pa.Table  # SCAN_SCHEMA: records whose id another one has as well
     num_added: int  # rows more than the listing has: frames of videos
 
 
@@ -144,7 +146,7 @@ def scan_headers(listing: pa.Table, workers: Workers, advance: Callable[[int], o
 
     The frames taken from videos are put into `frames_dir`, as PNG files, and stand for the video from then on.
     Groups come from the file names where the builder knows of none (`with_photograph_groups`).
-    Two records of one id cannot both be kept: the later one is quarantined as `duplicate_id`.
+    Two records of one id cannot both be kept: the later one is among `repeats`.
     """
     tables, bad = [SCAN_SCHEMA.empty_table()], [LEDGER_SCHEMA.empty_table()]
     num_added = 0
@@ -158,21 +160,24 @@ def scan_headers(listing: pa.Table, workers: Workers, advance: Callable[[int], o
     # The tie-break makes the outcome independent of which task finished first.
     by_name = [("id", "ascending"), ("container", "ascending"), ("offset", "ascending")]
     table = pa.concat_tables(tables).sort_by(by_name)
-    ids = table["id"].combine_chunks()
-    if len(ids) > 1:
-        repeated = pa.concat_arrays([pa.array([False]), pc.equal(ids.slice(1), ids.slice(0, len(ids) - 1))])
-        if pc.any(repeated).as_py():
-            error = BadImage("duplicate_id", "another file of the source has the same name")
-            repeats = table.filter(repeated)
-            rows = [
-                ledger_row(error, split, entry, label, hash_content(entry))
-                for entry, label, split in zip(
-                    entries_of(repeats), repeats["label"].to_pylist(), repeats["given_split"].to_pylist(), strict=True
-                )
-            ]
-            bad.append(pa.Table.from_pylist(rows, LEDGER_SCHEMA))
-            table = table.filter(pc.invert(repeated))
-    return Scan(with_photograph_groups(table), pa.concat_tables(bad).sort_by("id"), num_added)
+    codes = table["id"].combine_chunks().dictionary_encode().indices
+    is_first = np.zeros(table.num_rows, bool)
+    is_first[np.unique(codes, return_index=True)[1]] = True
+    repeats = table.filter(pa.array(~is_first))
+    if repeats.num_rows:
+        table = table.filter(pa.array(is_first))
+    return Scan(with_photograph_groups(table), pa.concat_tables(bad).sort_by("id"), repeats, num_added)
+
+
+def ledger_of_repeats(repeats: pa.Table, hash_of: Callable[[Entry], bytes | None]) -> pa.Table:
+    """Rows of LEDGER_SCHEMA for records (SCAN_SCHEMA) whose id another one has: quarantined as `duplicate_id`."""
+    error = BadImage("duplicate_id", "another file of the source has the same name")
+    said = (repeats[name].to_pylist() for name in ("label", "given_split"))
+    rows = [
+        ledger_row(error, split, entry, label, hash_of(entry))
+        for entry, label, split in zip(entries_of(repeats), *said, strict=True)
+    ]
+    return pa.Table.from_pylist(rows, LEDGER_SCHEMA)
 
 
 def scan_chunk(listing: pa.RecordBatch, frames_dir: str) -> tuple[pa.Table, pa.Table, int]:
