@@ -161,6 +161,15 @@ def test_a_list_says_what_the_images_are(name, encode, below, tmp_path):
     assert len({(row["group"], row["split"]) for row in manifest}) == 10
 
 
+def test_what_macos_leaves_beside_a_list_is_none(tmp_path):
+    rows = _rows(40)
+    manual = _write_listed(tmp_path / "manual", rows)
+    left = {f"{above}._list.{suffix}": b"\0\5\x16\7x" for above in ("", "__MACOSX/") for suffix in ("csv", "parquet")}
+    sources.write(manual, {"list.csv": sources.as_csv(rows), **left})
+    built = sources.build(Builder, manual, tmp_path)
+    assert sources.outcomes(built, EXCLUDED) == {"list.csv": "not_data", **dict.fromkeys(left, "system_file")}
+
+
 def test_numbers_are_labels_and_paths_may_begin_at_the_top(tmp_path):
     rows = [row | {"label": str(CLASSES.index(row["label"]))} for row in _rows(40)]
     manual = _write_listed(tmp_path / "manual", rows)

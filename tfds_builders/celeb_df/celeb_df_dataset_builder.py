@@ -16,7 +16,7 @@ from tfds_builders.sharding.builder import ShardedBuilder, draw_splits
 from tfds_builders.sharding.layout import contradiction, say_layouts, unlabelled
 from tfds_builders.sharding.manifest import Excluded, Record
 from tfds_builders.sharding.settings import whole_number
-from tfds_builders.sharding.sources import Source
+from tfds_builders.sharding.sources import Source, is_system_file
 
 FRACTIONS = {"train": 0.7, "validation": 0.15, "test": 0.15}
 DEFAULT_FRAMES = 10  # of each video
@@ -56,16 +56,16 @@ class Builder(ShardedBuilder):
             name = _NAME.fullmatch(path.name)
             folder = path.parent.name.lower()
             by_folder = _FOLDERS.get(folder)
+            if is_system_file(entry.id) or path.suffix.lower() != ".mp4":
+                yield from unlabelled(entry)
+                continue
             if name is not None:
                 label = "fake" if name["source"] else "real"
                 group = name["target"].lower()
-            elif path.suffix.lower() == ".mp4" and folder == _UNNAMED:
+            elif folder == _UNNAMED:
                 label, group = "real", entry.id
-            elif path.suffix.lower() == ".mp4" and not path.name.startswith("._"):
-                yield Excluded(entry, "outside_layout", "a video whose name tells no identity")
-                continue
             else:
-                yield from unlabelled(entry)
+                yield Excluded(entry, "outside_layout", "a video whose name tells no identity")
                 continue
             if by_folder not in (label, None):
                 yield contradiction(entry, f"the name is that of a {label} video, the folder of {by_folder} ones")

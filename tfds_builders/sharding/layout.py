@@ -109,6 +109,7 @@ class FolderLayout:
 
     def __init__(self, ids: Iterable[str]):
         folders = {tuple(id.split("/")[:-1]) for id in ids}
+        folders = {folder for folder in folders if not is_system_file("/".join((*folder, "")))}
         names = {name.lower() for folder in folders for name in folder}
         pairs = [pair for pair in _CLASS_PAIRS if names.issuperset(pair)]
         self.has_classes = bool(pairs)  # both, by names that belong together

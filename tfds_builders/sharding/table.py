@@ -17,7 +17,7 @@ from tfds_builders.sharding.build import say
 from tfds_builders.sharding.layout import FolderLayout, label_of, split_of, unlabelled
 from tfds_builders.sharding.manifest import Excluded, Record
 from tfds_builders.sharding.metadata import parse_csv
-from tfds_builders.sharding.sources import Entry, Source, absent, read
+from tfds_builders.sharding.sources import Entry, Source, absent, is_system_file, read
 
 _NEEDED = {"path", "label"}
 
@@ -99,7 +99,7 @@ def read_table(source: Source) -> ImageTable | None:
     """
     table, found = ImageTable(), []
     for entry in source.entries():
-        if not entry.id.lower().endswith((".csv", ".parquet")):
+        if not entry.id.lower().endswith((".csv", ".parquet")) or is_system_file(entry.id):
             continue
         rows = _rows(entry)
         if rows and rows[0].keys() >= _NEEDED:
