@@ -221,6 +221,49 @@ def test_a_killed_build_goes_on_where_it_was(source, built, tmp_path, monkeypatc
     assert [path.name for path in name_dir.iterdir() if path.is_dir()] == [str(Builder.VERSION)]
 
 
+def _interrupt_after_two_shards(source: Path, data_dir: Path, monkeypatch) -> None:
+    write = writer.write_shard
+    calls = []
+
+    def write_two(*args):
+        calls.append(args)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return write(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "write_shard", write_two)
+        with pytest.raises(KeyboardInterrupt):
+            _build(source, data_dir, num_shards=3)
+
+
+def test_files_that_are_left_out_do_not_begin_a_build_anew(source, built, tmp_path, monkeypatch, capfd):
+    """The dataset itself may lie in --manual_dir, and an operating system leaves its files there."""
+    manual = shutil.copytree(source, tmp_path / "manual")
+    _interrupt_after_two_shards(manual, manual / "datasets", monkeypatch)
+    for folder in ("car/0_real", "cat"):  # the first of all and one later
+        (manual / folder / "._new").write_bytes(b"x")
+    other = _build(manual, manual / "datasets", num_shards=3)
+    said = capfd.readouterr().err
+    assert "2 of 9 shards are there" in said
+    assert "dropped" not in said
+    accounts = {BUILD: "", EXCLUDED: ""}
+    assert {**_digests(other), **accounts} == {**_digests(built), **accounts}
+    excluded = pq.read_table(other / EXCLUDED)["id"].to_pylist()
+    assert {"car/0_real/._new", "cat/._new", "loose.png"} <= set(excluded)
+    summary = json.loads((other / BUILD).read_text())
+    assert (summary["excluded"], summary["found"]) == (len(excluded), 120 + len(excluded))
+
+
+def test_finished_shards_of_another_source_are_dropped_and_it_is_said(source, built, tmp_path, monkeypatch, capfd):
+    manual = shutil.copytree(source, tmp_path / "manual")
+    extra = shutil.copyfile(manual / "car/0_real/00001.jpg", manual / "car/0_real/extra.jpg")
+    _interrupt_after_two_shards(manual, tmp_path, monkeypatch)
+    extra.unlink()
+    assert _digests(_build(manual, tmp_path, num_shards=3)) == _digests(built)
+    assert "it is dropped, and with it its 2 finished shards" in capfd.readouterr().err
+
+
 @pytest.mark.parametrize("shortened", [False, True])
 def test_a_source_that_goes_away_while_a_shard_is_written_is_no_bad_file(
     shortened, source, built, tmp_path, monkeypatch

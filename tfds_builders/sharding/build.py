@@ -45,7 +45,7 @@ _TINY_FILES = 1000
 _TINY_BYTES = 16 << 20
 
 _PLAN_FILES = ("plan.arrow", "scan.ledger", "left_out.ledger")
-_STAGING_FORMAT = 3  # of the files in the staging folder: a build that another version began is begun anew
+_STAGING_FORMAT = 4  # of the files in the staging folder: a build that another version began is begun anew
 
 # (columns of the scan) -> {"split": names, "scheme_<x>": names}, object [n] each; "" leaves a row out.
 AssignSplits = Callable[[pa.Table], Mapping[str, np.ndarray]]
@@ -112,6 +112,11 @@ def _build(
         say(f"of the files, {num_zipped} are in zips and {num_plain} beside them: each is taken for another one")
     key = _key(listing, options)
     staging = Staging.open(version_dir, key, target, options.start_anew)
+    if staging.num_dropped is not None:
+        say(
+            f"an unfinished build from other files, or with other options, was here: it is dropped, and with it its "
+            f"{staging.num_dropped} finished shards"
+        )
     is_tiny = listing.table.num_rows < _TINY_FILES and pc.sum(listing.table["size"]).as_py() < _TINY_BYTES
     workers: Workers = ThisProcess() if is_tiny else RayWorkers()
     try:
@@ -185,14 +190,15 @@ def _plan(
     plan = _read_plan(stored)
     if plan and plan["files"] == _planned_files(folder):
         say("nothing of the source has changed: using the stored plan")
-        return [Shard(*shard) for shard in plan["shards"]], plan["found"]
+        return [Shard(*shard) for shard in plan["shards"]], plan["records"] + listing.excluded.num_rows
     if stored.exists():
         say("the stored plan is damaged, as by a power cut: planning again")
         shutil.rmtree(folder / "frames", ignore_errors=True)
     with _bar("scanning", listing.table.num_rows, "file") as bar:
         scan = scan_headers(listing.table, workers, bar.update, folder / "frames")
     _say_groups(listing.table["group"], scan.table["group"])
-    num_found = listing.table.num_rows + listing.excluded.num_rows + scan.num_added
+    num_records = listing.table.num_rows + scan.num_added  # good or bad; videos as frames
+    num_found = num_records + listing.excluded.num_rows
     for hash_of in (lambda repeat: None, hash_content):  # half the source may be repeats: hashed if they are allowed
         ledger = pa.concat_tables([scan.quarantined, ledger_of_repeats(scan.repeats, hash_of)]).sort_by("id")
         pq.write_table(ledger, folder / "scan.ledger")
@@ -212,7 +218,7 @@ def _plan(
     if not plan or plan["files"].get("plan.arrow") != files["plan.arrow"]:
         for mark in folder.glob("*.done"):  # of shards of another plan
             mark.unlink()
-    write_atomically(stored, json.dumps({"shards": shards, "found": num_found, "files": files}).encode())
+    write_atomically(stored, json.dumps({"shards": shards, "records": num_records, "files": files}).encode())
     return shards, num_found
 
 

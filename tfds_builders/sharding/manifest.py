@@ -1,7 +1,7 @@
 """From what a builder says of its files to a table of records whose headers were read.
 
 listing = list_records(builder.records(list_entries(manual_dir)))   names and sizes only
-listing.key                                                        changes when anything of it does
+listing.key                                                        changes when anything of the records does
 scan = scan_headers(listing.table, workers, advance, frames_dir)
 scan.table        SCAN_SCHEMA, one row a record with a good header, sorted by id
 scan.quarantined  LEDGER_SCHEMA, what cannot be read or is no image by its header
@@ -86,7 +86,7 @@ class Listing(NamedTuple):
 
     table: pa.Table  # LISTING_SCHEMA, in chunks
     excluded: pa.Table  # LEDGER_SCHEMA
-    key: str  # 64 hexadecimal digits over both
+    key: str  # 64 hexadecimal digits over `table`: what is left out changes no shard
 
 
 class Scan(NamedTuple):
@@ -103,26 +103,28 @@ def list_records(records: Iterable[Record | Excluded]) -> Listing:
     digest = hashlib.sha256()
     batches: list[pa.RecordBatch] = []
     left_out: list[pa.RecordBatch] = []
+    waiting: list[Record] = []
     records = iter(records)
+
+    def add_batch(kept: list[Record]) -> None:
+        columns = zip(*((*record.entry, *record[1:]) for record in kept), strict=True)
+        arrays = [pa.array(column, field.type) for column, field in zip(columns, LISTING_SCHEMA, strict=True)]
+        batches.append(pa.record_batch(arrays, schema=LISTING_SCHEMA))
+        digest.update(batches[-1].serialize())
+
     while chunk := _take(records, _CHUNK_RECORDS):
-        kept = [record for record in chunk if isinstance(record, Record)]
-        rows = [(*record.entry, *record[1:]) for record in kept]
-        columns = zip(*rows, strict=True) if rows else [()] * len(LISTING_SCHEMA)
-        batch = pa.record_batch(
-            [pa.array(column, field.type) for column, field in zip(columns, LISTING_SCHEMA, strict=True)],
-            schema=LISTING_SCHEMA,
-        )
-        dropped = pa.RecordBatch.from_pylist(
-            [
-                ledger_row(BadImage(record.rule, record.detail), "", record.entry, -1)
-                for record in chunk
-                if isinstance(record, Excluded)
-            ],
-            LEDGER_SCHEMA,
-        )
-        for part, into in ((batch, batches), (dropped, left_out)):
-            into.append(part)
-            digest.update(part.serialize())
+        waiting += [record for record in chunk if isinstance(record, Record)]
+        dropped = [
+            ledger_row(BadImage(record.rule, record.detail), "", record.entry, -1)
+            for record in chunk
+            if isinstance(record, Excluded)
+        ]
+        left_out.append(pa.RecordBatch.from_pylist(dropped, LEDGER_SCHEMA))
+        if len(waiting) >= _CHUNK_RECORDS:  # of one length, whatever is left out in between
+            add_batch(waiting[:_CHUNK_RECORDS])
+            del waiting[:_CHUNK_RECORDS]
+    if waiting:
+        add_batch(waiting)
     return Listing(
         pa.Table.from_batches(batches, LISTING_SCHEMA),
         pa.Table.from_batches(left_out, LEDGER_SCHEMA).sort_by("id"),
