@@ -19,7 +19,7 @@ from bad_images import BAD
 from odd_images import ODD
 from PIL import Image
 
-from tfds_builders.ai_vs_human.ai_vs_human_dataset_builder import Builder
+from tfds_builders.ai_vs_human.ai_vs_human_dataset_builder import CATEGORIES, Builder
 from tfds_builders.records import example, framing
 from tfds_builders.records.errors import Refused
 from tfds_builders.records.schema import BUILD, EXCLUDED, LABELS, MANIFEST, QUARANTINE
@@ -440,6 +440,18 @@ def test_a_few_prefixes_are_no_photographs(prefixes, tmp_path, capfd):
     files = {name: _png(zlib.crc32(name.encode())) for name in names}
     built = _build(_corpus(tmp_path / "manual", files), tmp_path / "data")
     assert set(pq.read_table(built / MANIFEST)["group"].to_pylist()) == {""}
+    assert "<photograph>" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("spelt", [str.lower, str.title])
+def test_categories_are_no_photographs_however_many_they_are(spelt, tmp_path, capfd):
+    stems = [f"{spelt(category)}__{number}" for category in CATEGORIES for number in (0, 1)]
+    names = [f"{label}/{stem}.png" for label in LABELS for stem in stems]
+    files = {name: _png(zlib.crc32(name.encode())) for name in names}
+    built = _build(_corpus(tmp_path / "manual", files), tmp_path / "data")
+    manifest = pq.read_table(built / MANIFEST)
+    assert set(manifest["group"].to_pylist()) == {""}
+    assert set(manifest["category"].to_pylist()) == set(CATEGORIES)
     assert "<photograph>" not in capfd.readouterr().err
 
 

@@ -40,9 +40,9 @@ class Builder(ShardedBuilder):
     VERSION = tfds.core.Version("1.1.0")
     RELEASE_NOTES = {
         "1.1.0": "scheme_leave_categories_out, a further column of the manifest: another fingerprint, the same shards. "
-        "Folders around the source are no categories any more, and fewer than nine beginnings of file "
-        "names, before __, no groups; nor do files that macOS leaves (._*) decide what folders mean: other bytes only "
-        "for sources with these.",
+        "Folders around the source are no categories any more; fewer than nine beginnings of file names, before __, or "
+        "the categories there, are no groups; files that macOS leaves (._*) do not decide what folders mean: other "
+        "bytes only for sources with these.",
         "1.0.0": "First version: 80/10/10, and the published 80/20 as a scheme.",
     }
     MANUAL_DOWNLOAD_INSTRUCTIONS = (

@@ -315,4 +315,6 @@ def with_photograph_groups(table: pa.Table) -> pa.Table:
     groups = pc.struct_field(prefixes, "group")
     if pc.count_distinct(groups).as_py() < _MIN_PHOTOGRAPHS:
         return table
+    if pc.all(pc.equal(pc.utf8_lower(groups), pc.utf8_lower(table["category"]))).as_py():
+        return table
     return table.set_column(table.column_names.index("group"), SCAN_SCHEMA.field("group"), groups)
