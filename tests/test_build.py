@@ -324,14 +324,15 @@ def test_a_plan_that_a_power_cut_damaged_is_made_again(
     assert ("planning again" in capfd.readouterr().err) == (damaged != "nothing")
 
 
-def test_a_disk_that_is_full_at_the_very_end_is_one_sentence(source, built, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("code", "what"), [(errno.ENOSPC, "The disk"), (errno.EDQUOT, "The quota on the disk")])
+def test_a_disk_that_is_full_at_the_very_end_is_one_sentence(code, what, source, built, tmp_path, monkeypatch):
     def refuse(*_):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        raise OSError(code, os.strerror(code))
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "link", refuse)
         patch.setattr(shutil, "copyfile", refuse)
-        with pytest.raises(Refused, match=r"is full\. Make room and run the same command again"):
+        with pytest.raises(Refused, match=rf"^{what} of .* is full\. Make room and run the same command again"):
             _build(source, tmp_path, num_shards=3)
     assert _digests(_build(source, tmp_path, num_shards=3)) == _digests(built)
 

@@ -127,10 +127,11 @@ def _build(
         staging.hand_over([shard.name for shard in shards] + [MANIFEST, QUARANTINE, EXCLUDED, BUILD], target)
     except OSError as error:
         staging.close()
-        if error.errno != errno.ENOSPC:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
+        what = "disk" if error.errno == errno.ENOSPC else "quota on the disk"
         raise Refused(
-            f"The disk of {staging.path} is full. Make room and run the same command again: it goes on where it was."
+            f"The {what} of {staging.path} is full. Make room and run the same command again: it goes on where it was."
         ) from None
     except BaseException:
         staging.close()
