@@ -16,6 +16,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 from bad_images import BAD
+from etils import epath
 from odd_images import ODD
 from PIL import Image
 
@@ -426,6 +427,14 @@ def test_a_manual_dir_that_is_no_folder_is_refused(tmp_path):
 def test_options_without_effect_are_refused(option, source, tmp_path):
     with pytest.raises(Refused, match="not supported"):
         _build(source, tmp_path, **option)
+
+
+def test_a_data_dir_that_is_no_folder_is_refused(source, tmp_path, monkeypatch):
+    builder = Builder(data_dir=str(tmp_path))  # a bucket's would be asked for what it holds
+    monkeypatch.setattr(Builder, "data_dir_root", epath.Path("gs://bucket/data"))
+    config = tfds.download.DownloadConfig(manual_dir=str(source))
+    with pytest.raises(Refused, match=r"^--data_dir must be a folder, .* received gs://bucket/data\. Build into"):
+        builder.download_and_prepare(download_dir=str(tmp_path), download_config=config)
 
 
 def test_other_settings_are_checked(source, tmp_path, monkeypatch):

@@ -134,7 +134,12 @@ class ShardedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  
             ) from None
 
     def _refuse_unsupported(self, config: tfds.download.DownloadConfig) -> None:
-        """Options of `tfds build` that would be silently without effect here."""
+        """Options of `tfds build` that would be silently without effect here, or fail at the very end."""
+        if "://" in str(self.data_dir_root):
+            raise Refused(
+                "--data_dir must be a folder, since shards are written where they will be; received "
+                f"{self.data_dir_root}. Build into a local folder and copy the dataset there."
+            )
         if self.info.file_format != tfds.core.FileFormat.TFRECORD:
             raise Refused(
                 f"--file_format must be tfrecord, since records are read by their offset; received "
