@@ -72,6 +72,15 @@ def test_a_zip_beside_other_images_is_no_copy_whatever_their_names_and_sizes(tmp
     assert "of the files, 40 are in zips and 40 beside them" in capfd.readouterr().err
 
 
+def test_names_that_tfds_does_not_tell_apart_are_not_both_written(tmp_path, monkeypatch):
+    monkeypatch.setenv("REALSHARD_MAX_QUARANTINED", "0.1")
+    alike = ["real/a/b.png", "real/a\\b.png"]
+    files = _files() | {f"The Set/{name}": sources.image(name) for name in alike}
+    built = sources.build(Builder, sources.write(tmp_path / "manual", files), tmp_path)
+    assert sources.outcomes(built, QUARANTINE) == {"The Set/real/a\\b.png": "duplicate_id"}
+    assert len(sources.manifest(built)) == 41
+
+
 def test_the_budget_is_checked_before_repeated_names_are_hashed(tmp_path, monkeypatch):
     manual = sources.zipped(sources.write(tmp_path / "unpacked", _files()), tmp_path / "manual")
     others = sources.write(manual, _files("other content"))

@@ -94,7 +94,7 @@ class Scan(NamedTuple):
 
     table: pa.Table  # SCAN_SCHEMA, sorted by id
     quarantined: pa.Table  # LEDGER_SCHEMA, sorted by id
-    repeats: pa.Table  # SCAN_SCHEMA: records whose id another one has as well
+    repeats: pa.Table  # SCAN_SCHEMA: records whose id is taken
     num_added: int  # rows more than the listing has: frames of videos
 
 
@@ -148,7 +148,7 @@ def scan_headers(listing: pa.Table, workers: Workers, advance: Callable[[int], o
 
     The frames taken from videos are put into `frames_dir`, as PNG files, and stand for the video from then on.
     Groups come from the file names where the builder knows of none (`with_photograph_groups`).
-    Two records of one id cannot both be kept: the later one is among `repeats`.
+    Two records whose ids are equal, or would be with `\\` as `/`, cannot both be kept: the later is among `repeats`.
     """
     tables, bad = [SCAN_SCHEMA.empty_table()], [LEDGER_SCHEMA.empty_table()]
     num_added = 0
@@ -162,7 +162,8 @@ def scan_headers(listing: pa.Table, workers: Workers, advance: Callable[[int], o
     # The tie-break makes the outcome independent of which task finished first.
     by_name = [("id", "ascending"), ("container", "ascending"), ("offset", "ascending")]
     table = pa.concat_tables(tables).sort_by(by_name)
-    codes = table["id"].combine_chunks().dictionary_encode().indices
+    names = pc.replace_substring(table["id"], "\\", "/")  # TFDS's order knows no difference between them
+    codes = names.combine_chunks().dictionary_encode().indices
     is_first = np.zeros(table.num_rows, bool)
     is_first[np.unique(codes, return_index=True)[1]] = True
     repeats = table.filter(pa.array(~is_first))
@@ -172,8 +173,8 @@ def scan_headers(listing: pa.Table, workers: Workers, advance: Callable[[int], o
 
 
 def ledger_of_repeats(repeats: pa.Table, hash_of: Callable[[Entry], bytes | None]) -> pa.Table:
-    """Rows of LEDGER_SCHEMA for records (SCAN_SCHEMA) whose id another one has: quarantined as `duplicate_id`."""
-    error = BadImage("duplicate_id", "another file of the source has the same name")
+    """Rows of LEDGER_SCHEMA for `repeats` of a scan, which are quarantined as `duplicate_id`."""
+    error = BadImage("duplicate_id", "another file of the source has the same name, \\ taken for /")
     said = (repeats[name].to_pylist() for name in ("label", "given_split"))
     rows = [
         ledger_row(error, split, entry, label, hash_of(entry))
