@@ -72,6 +72,14 @@ def test_a_zip_beside_other_images_is_no_copy_whatever_their_names_and_sizes(tmp
     assert "of the files, 40 are in zips and 40 beside them" in capfd.readouterr().err
 
 
+def test_empty_files_are_no_copies(tmp_path, monkeypatch):
+    monkeypatch.setenv("REALSHARD_MAX_QUARANTINED", "0.1")
+    empty = {"The Set/real/empty.png": b""}
+    manual = sources.zipped(sources.write(tmp_path / "unpacked", _files() | empty), tmp_path / "manual")
+    sources.write(manual, {f"more/{name}": data for name, data in empty.items()})
+    assert len(sources.manifest(sources.build(Builder, manual, tmp_path))) == 40
+
+
 def test_names_that_tfds_does_not_tell_apart_are_not_both_written(tmp_path, monkeypatch):
     monkeypatch.setenv("REALSHARD_MAX_QUARANTINED", "0.1")
     alike = ["real/a/b.png", "real/a\\b.png"]

@@ -53,7 +53,7 @@ def refuse_unpacked_copies(listing: pa.Table) -> tuple[int, int]:
 def _alike(members: pa.Table, plain: pa.Table) -> Iterator[tuple[Entry, list[Entry]]]:
     """Plain files, each with the members of its size such that one of both paths is the other's end, if any."""
     by_name: dict[tuple[str, int], list[tuple[str, Entry]]] = {}
-    for member in entries_of(members):
+    for member in entries_of(members.filter(pc.not_equal(members["size"], 0))):
         path = "/" + member.path.decode("utf-8", "backslashreplace").replace("\\", "/")
         by_name.setdefault((path.rpartition("/")[2], member.size), []).append((path, member))
     for entry in entries_of(plain):
