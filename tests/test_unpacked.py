@@ -65,6 +65,13 @@ def test_the_right_one_of_several_zips_is_named(tmp_path):
         sources.build(Builder, manual, tmp_path)
 
 
+def test_a_zip_that_was_downloaded_twice_is_refused(tmp_path):
+    manual = sources.zipped(sources.write(tmp_path / "unpacked", _files()), tmp_path / "manual")
+    shutil.copyfile(manual / "archive.zip", manual / "archive (1).zip")
+    with pytest.raises(Refused, match=r"the zips archive \(1\)\.zip and archive\.zip hold the same files"):
+        sources.build(Builder, manual, tmp_path)
+
+
 def test_a_zip_beside_other_images_is_no_copy_whatever_their_names_and_sizes(tmp_path, capfd):
     manual = sources.zipped(sources.write(tmp_path / "unpacked", _bitmaps("a")), tmp_path / "manual")
     sources.write(manual, {f"more/{name}": data for name, data in _bitmaps("b").items()})

@@ -36,7 +36,7 @@ from tfds_builders.sharding.plan import Shard, plan_shards, write_plan
 from tfds_builders.sharding.provenance import hash_archives, hash_content
 from tfds_builders.sharding.sources import SourceLost
 from tfds_builders.sharding.staging import Staging, size_and_crc, write_atomically
-from tfds_builders.sharding.unpacked import refuse_unpacked_copies
+from tfds_builders.sharding.unpacked import refuse_copies
 from tfds_builders.sharding.workers import RayWorkers, ThisProcess, Workers
 from tfds_builders.sharding.writer import Done, create_progress, finished, write_shard
 
@@ -107,7 +107,7 @@ def _build(
     listing = list_records(records)
     _say_excluded(listing.excluded)
     _check_classes(listing.table, "the source", options.name)
-    num_zipped, num_plain = refuse_unpacked_copies(listing.table)
+    num_zipped, num_plain = refuse_copies(listing.table)
     if num_zipped and num_plain:
         say(f"of the files, {num_zipped} are in zips and {num_plain} beside them: each is taken for another one")
     key = _key(listing, options)

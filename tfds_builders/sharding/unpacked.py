@@ -1,4 +1,4 @@
-"""A zip left beside what was unpacked from it: every image twice, and copies of one on both sides of a split."""
+"""A zip left beside what was unpacked from it, or downloaded twice: copies of every image, on both sides of a split."""
 
 import zlib
 from collections.abc import Iterator
@@ -15,8 +15,8 @@ from tfds_builders.sharding.sources import SLICE, Entry, read
 _COMPARED = 100  # files, spread evenly over all whose path and size agree
 
 
-def refuse_unpacked_copies(listing: pa.Table) -> tuple[int, int]:
-    """Looks for members of zips that are plain files as well, be it in another folder.
+def refuse_copies(listing: pa.Table) -> tuple[int, int]:
+    """Looks for zips that hold the same, and for members of zips that are plain files as well, be it in another folder.
 
     Of two paths one must be the other's end, and the sizes equal; as that happens by chance in a large set, contents
     are compared until two are equal.
@@ -34,6 +34,7 @@ def refuse_unpacked_copies(listing: pa.Table) -> tuple[int, int]:
     is_member = pc.and_(pc.not_equal(listing["container"], ""), pc.not_equal(listing["method"], SLICE))
     is_plain = pc.not_equal(listing["path"], b"")  # neither a part of a shard nor a file that is missing
     is_plain = pc.and_(is_plain, pc.equal(listing["container"], ""))
+    _refuse_equal_zips(listing.select(["container", "size", "stamp"]).filter(is_member))
     num_members, num_plain = pc.sum(is_member).as_py() or 0, pc.sum(is_plain).as_py() or 0
     if not num_members or not num_plain:
         return num_members, num_plain
@@ -48,6 +49,20 @@ def refuse_unpacked_copies(listing: pa.Table) -> tuple[int, int]:
                     "unpacked from it."
                 )
     return num_members, num_plain
+
+
+def _refuse_equal_zips(members: pa.Table) -> None:
+    """Two downloads of one zip, as `set.zip` and `set (1).zip`: the same count and the same sums of bytes and crc32."""
+    sums = members.group_by("container").aggregate([([], "count_all"), ("size", "sum"), ("stamp", "sum")])
+    first: dict[tuple, str] = {}
+    for row in sums.sort_by("container").to_pylist():
+        name = Path(row.pop("container")).name
+        before = first.setdefault(tuple(row.values()), name)
+        if before != name:
+            raise Refused(
+                f"Every image must be in --manual_dir once; the zips {before} and {name} hold the same files. "
+                "Take away one of them."
+            )
 
 
 def _alike(members: pa.Table, plain: pa.Table) -> Iterator[tuple[Entry, list[Entry]]]:
