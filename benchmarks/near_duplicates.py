@@ -94,7 +94,7 @@ def audit(kind: str) -> dict:
     scanned = Scanned(np.arange(NUM_RECORDS), {}, hashes, thumbnails, everything, everything, np.zeros((2, 64)), [])
     start = time.perf_counter(), time.process_time()
     found, _ = find_near(BuiltDataset(Path(), table, empty, empty, {}), scanned)
-    assert found.images_across_splits["test"] >= NUM_PLANTED
+    assert found.images_across_splits["split"]["test"] >= NUM_PLANTED
     return _measured(f"audit, {kind}", start, found.num_pairs)
 
 

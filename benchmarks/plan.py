@@ -36,6 +36,10 @@ class Names:
                 id = f"{CATEGORIES[number % len(CATEGORIES)]}/{folder}/{number // len(CATEGORIES):05d}.png"
                 yield Entry(id, "", id.encode(), 100_000 + number % 7919, -1, 0, zipfile.ZIP_STORED, number)
 
+    def ids(self) -> Iterator[str]:
+        """Yields the names alone."""
+        return (entry.id for entry in self.entries())
+
 
 def main() -> None:
     """Plans and prints seconds and peak memory by stage."""

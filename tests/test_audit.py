@@ -20,6 +20,7 @@ from tfds_builders.audit.duplicates import find_exact
 from tfds_builders.audit.files import find_bad_files
 from tfds_builders.audit.findings import at_least
 from tfds_builders.audit.leaks import find_leaks
+from tfds_builders.audit.near_duplicates import find_near
 from tfds_builders.audit.report import as_html, write_report
 from tfds_builders.audit.scan import scan
 from tfds_builders.audit.shortcut import LOW, find_shortcuts
@@ -325,6 +326,30 @@ def test_copies_and_leaks_of_a_scheme_weigh_less_than_those_of_the_split(tmp_pat
     rows, leaks = find_leaks(dataset)
     assert {f.numbers["column"]: f.severity for f in leaks} == {"scheme_other": "medium"}
     assert {row["column"]: row["leaking"] for row in rows} == {"split": 0, "scheme_other": counts_leaking(records)}
+
+
+def test_near_duplicates_are_looked_for_in_every_scheme(tmp_path):
+    """Copies of ten images: of four the scheme has one for training and one for the test, of the others it does not."""
+    detailed = [at for at, (_, pixels) in enumerate(crops()) if pixels.std() > 25][::10][:20]
+    clean_ones = clean_records()
+    originals, pixels = [clean_ones[at] for at in detailed], [crops()[at][1] for at in detailed]
+    sides = [("train", "test")] * 4 + [("train", "")] * 3 + [("test", "test")] * 3 + [("train", "train")] * 10
+    records = [
+        dataclasses.replace(record, split="train", schemes=(("other", side),))
+        for record, (side, _) in zip(originals, sides, strict=True)
+    ]
+    for number in range(10):
+        copy = dataclasses.replace(records[number], id=f"copy/{number}.jpg", schemes=(("other", sides[number][1]),))
+        records.append(dataclasses.replace(copy, image=encode(pixels[number], "JPEG", quality=80)))
+    records[-1] = dataclasses.replace(records[-1], split="test")
+    dataset = load(write_records(tmp_path, records))
+    found, findings = find_near(dataset, scan(dataset, np.arange(30), 30, show_progress=False))
+    assert found.num_pairs == 10
+    assert found.num_across_splits == {"split": 1, "scheme_other": 4}
+    assert found.images_across_splits == {"split": {"train": 1, "test": 1}, "scheme_other": {"train": 4, "test": 4}}
+    told = {f.numbers["column"]: f for f in findings if f.code == "near_duplicates_across_splits"}
+    assert {column: finding.severity for column, finding in told.items()} == {"split": "high", "scheme_other": "medium"}
+    assert "4 of 10 test images (40.0 %) of the scheme other have near-duplicates" in told["scheme_other"].sentence
 
 
 def counts_leaking(records: list[Planned]) -> int:

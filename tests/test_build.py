@@ -16,10 +16,11 @@ import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 from bad_images import BAD
+from etils import epath
 from odd_images import ODD
 from PIL import Image
 
-from tfds_builders.ai_vs_human.ai_vs_human_dataset_builder import Builder
+from tfds_builders.ai_vs_human.ai_vs_human_dataset_builder import CATEGORIES, Builder
 from tfds_builders.records import example, framing
 from tfds_builders.records.errors import Refused
 from tfds_builders.records.schema import BUILD, EXCLUDED, LABELS, MANIFEST, QUARANTINE
@@ -221,6 +222,49 @@ def test_a_killed_build_goes_on_where_it_was(source, built, tmp_path, monkeypatc
     assert [path.name for path in name_dir.iterdir() if path.is_dir()] == [str(Builder.VERSION)]
 
 
+def _interrupt_after_two_shards(source: Path, data_dir: Path, monkeypatch) -> None:
+    write = writer.write_shard
+    calls = []
+
+    def write_two(*args):
+        calls.append(args)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return write(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "write_shard", write_two)
+        with pytest.raises(KeyboardInterrupt):
+            _build(source, data_dir, num_shards=3)
+
+
+def test_files_that_are_left_out_do_not_begin_a_build_anew(source, built, tmp_path, monkeypatch, capfd):
+    """The dataset itself may lie in --manual_dir, and an operating system leaves its files there."""
+    manual = shutil.copytree(source, tmp_path / "manual")
+    _interrupt_after_two_shards(manual, manual / "datasets", monkeypatch)
+    for folder in ("car/0_real", "cat"):  # the first of all and one later
+        (manual / folder / "._new").write_bytes(b"x")
+    other = _build(manual, manual / "datasets", num_shards=3)
+    said = capfd.readouterr().err
+    assert "2 of 9 shards are there" in said
+    assert "dropped" not in said
+    accounts = {BUILD: "", EXCLUDED: ""}
+    assert {**_digests(other), **accounts} == {**_digests(built), **accounts}
+    excluded = pq.read_table(other / EXCLUDED)["id"].to_pylist()
+    assert {"car/0_real/._new", "cat/._new", "loose.png"} <= set(excluded)
+    summary = json.loads((other / BUILD).read_text())
+    assert (summary["excluded"], summary["found"]) == (len(excluded), 120 + len(excluded))
+
+
+def test_finished_shards_of_another_source_are_dropped_and_it_is_said(source, built, tmp_path, monkeypatch, capfd):
+    manual = shutil.copytree(source, tmp_path / "manual")
+    extra = shutil.copyfile(manual / "car/0_real/00001.jpg", manual / "car/0_real/extra.jpg")
+    _interrupt_after_two_shards(manual, tmp_path, monkeypatch)
+    extra.unlink()
+    assert _digests(_build(manual, tmp_path, num_shards=3)) == _digests(built)
+    assert "it is dropped, and with it its 2 finished shards" in capfd.readouterr().err
+
+
 @pytest.mark.parametrize("shortened", [False, True])
 def test_a_source_that_goes_away_while_a_shard_is_written_is_no_bad_file(
     shortened, source, built, tmp_path, monkeypatch
@@ -281,14 +325,15 @@ def test_a_plan_that_a_power_cut_damaged_is_made_again(
     assert ("planning again" in capfd.readouterr().err) == (damaged != "nothing")
 
 
-def test_a_disk_that_is_full_at_the_very_end_is_one_sentence(source, built, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("code", "what"), [(errno.ENOSPC, "The disk"), (errno.EDQUOT, "The quota on the disk")])
+def test_a_disk_that_is_full_at_the_very_end_is_one_sentence(code, what, source, built, tmp_path, monkeypatch):
     def refuse(*_):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        raise OSError(code, os.strerror(code))
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "link", refuse)
         patch.setattr(shutil, "copyfile", refuse)
-        with pytest.raises(Refused, match=r"is full\. Make room and run the same command again"):
+        with pytest.raises(Refused, match=rf"^{what} of .* is full\. Make room and run the same command again"):
             _build(source, tmp_path, num_shards=3)
     assert _digests(_build(source, tmp_path, num_shards=3)) == _digests(built)
 
@@ -372,10 +417,24 @@ def test_a_missing_manual_dir_says_what_to_put_there(tmp_path):
         _build(tmp_path / "missing", tmp_path / "data")
 
 
+def test_a_manual_dir_that_is_no_folder_is_refused(tmp_path):
+    (tmp_path / "set.zip").write_bytes(b"x")
+    with pytest.raises(Refused, match=r"must be a folder that can be listed; .*set\.zip cannot: Not a directory"):
+        _build(tmp_path / "set.zip", tmp_path / "data")
+
+
 @pytest.mark.parametrize("option", [{"max_examples_per_split": 3}, {"nondeterministic_order": True}])
 def test_options_without_effect_are_refused(option, source, tmp_path):
     with pytest.raises(Refused, match="not supported"):
         _build(source, tmp_path, **option)
+
+
+def test_a_data_dir_that_is_no_folder_is_refused(source, tmp_path, monkeypatch):
+    builder = Builder(data_dir=str(tmp_path))  # a bucket's would be asked for what it holds
+    monkeypatch.setattr(Builder, "data_dir_root", epath.Path("gs://bucket/data"))
+    config = tfds.download.DownloadConfig(manual_dir=str(source))
+    with pytest.raises(Refused, match=r"^--data_dir must be a folder, .* received gs://bucket/data\. Build into"):
+        builder.download_and_prepare(download_dir=str(tmp_path), download_config=config)
 
 
 def test_other_settings_are_checked(source, tmp_path, monkeypatch):
@@ -391,6 +450,18 @@ def test_a_few_prefixes_are_no_photographs(prefixes, tmp_path, capfd):
     files = {name: _png(zlib.crc32(name.encode())) for name in names}
     built = _build(_corpus(tmp_path / "manual", files), tmp_path / "data")
     assert set(pq.read_table(built / MANIFEST)["group"].to_pylist()) == {""}
+    assert "<photograph>" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("spelt", [str.lower, str.title])
+def test_categories_are_no_photographs_however_many_they_are(spelt, tmp_path, capfd):
+    stems = [f"{spelt(category)}__{number}" for category in CATEGORIES for number in (0, 1)]
+    names = [f"{label}/{stem}.png" for label in LABELS for stem in stems]
+    files = {name: _png(zlib.crc32(name.encode())) for name in names}
+    built = _build(_corpus(tmp_path / "manual", files), tmp_path / "data")
+    manifest = pq.read_table(built / MANIFEST)
+    assert set(manifest["group"].to_pylist()) == {""}
+    assert set(manifest["category"].to_pylist()) == set(CATEGORIES)
     assert "<photograph>" not in capfd.readouterr().err
 
 

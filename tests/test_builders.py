@@ -1,6 +1,8 @@
 """What holds for every builder: equal to stock TFDS, the same from a zip, nothing lost, no group on two sides."""
 
 import json
+import shutil
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -21,6 +23,7 @@ from tfds_builders.records.schema import BUILD, EXCLUDED, SPLITS
 from tfds_builders.sharding import build as engine
 from tfds_builders.sharding.sources import Source
 
+MACOSX = "__MACOSX"
 ALL = (AiVsHuman, DeepfakeAndReal, DeepfakeFaces, DfdcFaces, CelebDf, RealFakeFolder, Harmonised)
 
 
@@ -128,6 +131,23 @@ def test_folders_around_the_source_change_only_the_ids(case, source, built, few_
     assert sorted(tuple(row[name] for name in said) for row in sources.manifest(other)) == sorted(
         tuple(row[name] for name in said) for row in sources.manifest(built)
     )
+
+
+def test_what_macos_leaves_changes_nothing(case, source, built, few_frames, tmp_path, capfd):
+    """An AppleDouble file beside every file, as on a disk of another system, and in __MACOSX, as in a zip."""
+    if case.builder is Harmonised:
+        pytest.skip("its source is a built dataset")
+    names = [path.relative_to(source) for path in source.rglob("*") if path.is_file()]
+    shutil.copytree(source, tmp_path / "manual")
+    places = [tmp_path / "manual" / above / name.parent / f"._{name.name}" for name in names for above in ("", MACOSX)]
+    for path in places:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"\0\5\x16\7attributes")
+    other = sources.build(case.builder, tmp_path / "manual", tmp_path, num_shards=2)
+    ledgers = {BUILD: b"", EXCLUDED: b""}
+    assert {**_content(other), **ledgers} == {**_content(built), **ledgers}
+    assert Counter(sources.outcomes(other, EXCLUDED).values())["system_file"] == len(places)
+    assert f"the source is laid out as {case.layout}" in capfd.readouterr().err
 
 
 def test_the_layout_that_was_found_is_said(case, source, capfd):

@@ -10,9 +10,12 @@ import pyarrow as pa
 import pytest
 import tiny_sources as sources
 
+from tfds_builders.ai_vs_human.ai_vs_human_dataset_builder import Builder as AiVsHuman
+from tfds_builders.celeb_df.celeb_df_dataset_builder import Builder as CelebDf
 from tfds_builders.deepfake_and_real.deepfake_and_real_dataset_builder import Builder as DeepfakeAndReal
 from tfds_builders.deepfake_faces.deepfake_faces_dataset_builder import Builder as DeepfakeFaces
 from tfds_builders.dfdc_faces.dfdc_faces_dataset_builder import Builder as DfdcFaces
+from tfds_builders.real_fake_folder.real_fake_folder_dataset_builder import Builder as RealFakeFolder
 from tfds_builders.records.errors import Refused
 from tfds_builders.records.schema import BUILD, EXCLUDED, QUARANTINE, SPLITS
 
@@ -212,11 +215,13 @@ def test_what_lies_outside_the_splits_is_excluded(tmp_path):
     }
 
 
-def test_a_damaged_archive_is_not_passed_over(tmp_path, any_number_bad):
-    manual = sources.deepfake_and_real(tmp_path / "manual")
-    (manual / "part 2.zip").write_bytes(b"PK\x03\x04 and then nothing")
-    built = sources.build(DeepfakeAndReal, manual, tmp_path)
-    assert sources.outcomes(built, QUARANTINE) == {"part 2.zip": "damaged_zip"}
+@pytest.mark.parametrize("builder", [DeepfakeAndReal, DeepfakeFaces, DfdcFaces, CelebDf, RealFakeFolder, AiVsHuman])
+@pytest.mark.parametrize("beside", [True, False])
+def test_a_damaged_archive_ends_the_build(builder, beside, tmp_path, any_number_bad):
+    manual = sources.categories(tmp_path / "manual") if beside else tmp_path / "manual"
+    sources.write(manual, {"part 2.zip": b"PK\x03\x04 and then nothing"})
+    with pytest.raises(Refused, match=r"part 2\.zip is damaged \(File is not a zip file\): download it again"):
+        sources.build(builder, manual, tmp_path)
 
 
 def test_order_of_the_source_does_not_matter():

@@ -13,6 +13,7 @@ import tiny_sources as sources
 from tfds_builders.real_fake_folder.real_fake_folder_dataset_builder import Builder
 from tfds_builders.records.errors import Refused
 from tfds_builders.records.schema import BUILD, EXCLUDED, QUARANTINE, SPLITS
+from tfds_builders.sharding import table
 
 
 def _folders(root: Path, pattern: str, per_folder: int, **names: tuple[str, ...]) -> Path:
@@ -161,6 +162,15 @@ def test_a_list_says_what_the_images_are(name, encode, below, tmp_path):
     assert len({(row["group"], row["split"]) for row in manifest}) == 10
 
 
+def test_what_macos_leaves_beside_a_list_is_none(tmp_path):
+    rows = _rows(40)
+    manual = _write_listed(tmp_path / "manual", rows)
+    left = {f"{above}._list.{suffix}": b"\0\5\x16\7x" for above in ("", "__MACOSX/") for suffix in ("csv", "parquet")}
+    sources.write(manual, {"list.csv": sources.as_csv(rows), **left})
+    built = sources.build(Builder, manual, tmp_path)
+    assert sources.outcomes(built, EXCLUDED) == {"list.csv": "not_data", **dict.fromkeys(left, "system_file")}
+
+
 def test_numbers_are_labels_and_paths_may_begin_at_the_top(tmp_path):
     rows = [row | {"label": str(CLASSES.index(row["label"]))} for row in _rows(40)]
     manual = _write_listed(tmp_path / "manual", rows)
@@ -287,9 +297,18 @@ def test_a_list_that_cannot_be_read_is_refused(name, tmp_path):
         sources.build(Builder, manual, tmp_path)
 
 
-def test_parquet_without_these_columns_is_no_list(tmp_path):
+def test_parquet_with_a_damaged_end_is_refused(tmp_path):
+    manual = _folders(tmp_path / "manual", "c", 5, c=CLASSES)
+    sources.write(manual, {"list.parquet": b"PAR1" + b"x" * 100 + (100).to_bytes(4, "little") + b"PAR1"})
+    with pytest.raises(Refused, match=r"list\.parquet must be a CSV or Parquet file"):
+        sources.build(Builder, manual, tmp_path)
+
+
+def test_parquet_without_these_columns_is_no_list_and_not_read(tmp_path, monkeypatch):
     manual = _folders(tmp_path / "manual", "c", 20, c=CLASSES)
     file = io.BytesIO()
-    pa.parquet.write_table(pa.table({"a": [1]}), file)
+    pa.parquet.write_table(pa.table({"path": ["a"], "image": [b"x"]}), file)
     sources.write(manual, {"embeddings.parquet": file.getvalue()})
+    monkeypatch.setattr(table, "read", None)
+    monkeypatch.setattr(pa.parquet.ParquetFile, "read", None)
     assert len(sources.manifest(sources.build(Builder, manual, tmp_path))) == 40

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tfds_builders.records.errors import Refused
 from tfds_builders.records.header import BadImage
 from tfds_builders.sharding.provenance import hash_content
 from tfds_builders.sharding.sources import Source, SourceLost, absent, read, read_ahead
@@ -154,17 +155,47 @@ def test_damage_in_an_archive_is_found(tmp_path):
     assert caught.value.code == "bad_checksum"
 
 
-def test_a_file_that_is_no_zip_is_reported(tmp_path):
-    (tmp_path / "a.zip").write_bytes(b"this is not an archive")
-    (entry,) = Source(tmp_path).entries()
-    assert entry.problem.startswith("damaged_zip")
+@pytest.mark.parametrize("damage", ["text", "cut", "link"])
+def test_an_archive_that_cannot_be_opened_ends_the_listing(damage, tmp_path, content):
+    for name in ("p1.zip", "p2.zip"):
+        with zipfile.ZipFile(tmp_path / name, "w") as archive:
+            for member, data in content.items():
+                archive.writestr(member, data)
+    second = tmp_path / "p2.zip"
+    if damage == "link":
+        second.unlink()
+        second.symlink_to(tmp_path / "away.zip")
+        with pytest.raises(SourceLost, match=r"p2\.zip cannot be read: No such file"):
+            list(Source(tmp_path).ids())
+        return
+    second.write_bytes(b"no archive" if damage == "text" else second.read_bytes()[:-30])
+    with pytest.raises(Refused, match=r"p2\.zip is damaged \(File is not a zip file\): download it again, or take"):
+        list(Source(tmp_path).entries())
+
+
+def test_an_archive_that_may_not_be_read_ends_the_listing(tmp_path, monkeypatch):
+    (tmp_path / "a.zip").write_bytes(b"")
+
+    def refuse(*_):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(zipfile, "ZipFile", refuse)
+    with pytest.raises(Refused, match=r"a\.zip cannot be opened \(Permission denied\): let it be read"):
+        list(Source(tmp_path).entries())
+
+
+def test_what_macos_leaves_beside_an_archive_is_none(tmp_path, content):
+    (tmp_path / "._a.zip").write_bytes(b"attributes")
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for name, data in content.items():
+            archive.writestr(name, data)
+    assert _files(tmp_path) == content | {"._a.zip": b"attributes"}  # the only archive: no name before its members
 
 
 def test_bad_files_are_hashed_whatever_is_wrong_with_them(tmp_path, content):
     (tmp_path / "text.png").write_bytes(b"no image")
     os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "nowhere.png").symlink_to(tmp_path / "missing")
-    (tmp_path / "broken.zip").write_bytes(b"this is not an archive")
     with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("../out.png", b"outside" * 1000)
         archive.writestr("stored.png", b"stored", zipfile.ZIP_STORED)
@@ -174,10 +205,9 @@ def test_bad_files_are_hashed_whatever_is_wrong_with_them(tmp_path, content):
         "text.png": hashlib.sha256(b"no image").digest(),
         "pipe.png": None,
         "nowhere.png": None,
-        "broken.zip": hashlib.sha256(b"this is not an archive").digest(),
-        "a/../out.png": hashlib.sha256(b"outside" * 1000).digest(),
-        "a/stored.png": hashlib.sha256(b"stored").digest(),
-        "a/lzma.png": None,
+        "../out.png": hashlib.sha256(b"outside" * 1000).digest(),
+        "stored.png": hashlib.sha256(b"stored").digest(),
+        "lzma.png": None,
     }
     assert hash_content(absent("a.png", "it is not there")) is None
 
@@ -211,35 +241,39 @@ def test_a_large_bad_file_is_hashed_piece_by_piece(packed, tmp_path):
     assert peak < 8 << 20
 
 
-def test_a_folder_that_cannot_be_listed_is_one_unreadable_file(tmp_path, monkeypatch):
+def test_a_folder_that_cannot_be_listed_ends_the_listing(tmp_path, monkeypatch):
     (tmp_path / "real" / "secret").mkdir(parents=True)
     (tmp_path / "real" / "a.png").write_bytes(b"data")
+    (tmp_path / "lost+found").mkdir()
     scandir = os.scandir
 
     def refuse(code):
         def listing(path):  # as root, no folder is refused: the system's answer is given here
-            if os.path.basename(path) == b"secret":
+            if os.path.basename(path) in closed:
                 raise OSError(code, os.strerror(code))
             return scandir(path)
 
         return listing
 
     monkeypatch.setattr(os, "scandir", refuse(errno.EACCES))
+    closed = {b"lost+found"}  # of the file system's own, nobody's data
     problems = {entry.id: entry.problem.partition(":")[0] for entry in Source(tmp_path).entries()}
-    assert problems == {"real/a.png": "", "real/secret": "unreadable"}
+    assert problems == {"lost+found": "unreadable", "real/a.png": ""}
+    closed = {b"secret"}
+    with pytest.raises(Refused, match=r"real/secret cannot be listed \(Permission denied\): let it be read, or take"):
+        list(Source(tmp_path).entries())
     monkeypatch.setattr(os, "scandir", refuse(errno.EIO))
     with pytest.raises(SourceLost, match="secret cannot be read: Input/output error"):
         list(Source(tmp_path).entries())
 
 
-def test_an_archive_whose_names_cannot_be_decoded_is_reported(tmp_path):
+def test_an_archive_whose_names_cannot_be_decoded_ends_the_listing(tmp_path):
     path = tmp_path / "a.zip"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("bäh.png", b"data")  # flagged as UTF-8
     path.write_bytes(path.read_bytes().replace("ä".encode(), b"\xff\xfe"))
-    (entry,) = Source(tmp_path).entries()
-    assert entry.id == "a.zip"
-    assert entry.problem.startswith("damaged_zip")
+    with pytest.raises(Refused, match=r"a\.zip is damaged \('utf-8' codec can't decode"):
+        list(Source(tmp_path).entries())
 
 
 def test_archives_of_windows_programs_have_folders_too(tmp_path):

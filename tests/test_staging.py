@@ -50,12 +50,15 @@ def test_files_are_copied_where_there_are_no_hard_links(tmp_path, monkeypatch):
 def test_what_others_left_is_swept(tmp_path):
     for name in (".1.0.0.other.staging", "incomplete.other_1.0.0", "incomplete.mine_1.0.0", ".2.0.0.other.staging"):
         (tmp_path / name).mkdir()
+    (tmp_path / ".1.0.0.other.staging" / "shard.done").write_bytes(b"")
     staging = _open(tmp_path)
+    assert staging.num_dropped == 1
     (staging.path / "shard").write_bytes(b"done")
     staging.close()
     left = {".1.0.0.lock", staging.path.name, "incomplete.mine_1.0.0", ".2.0.0.other.staging"}
     assert {path.name for path in tmp_path.iterdir()} == left
     again = _open(tmp_path)
+    assert again.num_dropped is None
     assert (again.path / "shard").exists()
     again.close()
     anew = _open(tmp_path, start_anew=True)

@@ -17,12 +17,11 @@ from tfds_builders.sharding.layout import (
     class_folder,
     contradiction,
     has_image_suffix,
-    is_system_file,
     unlabelled,
 )
 from tfds_builders.sharding.manifest import Excluded, Record
 from tfds_builders.sharding.metadata import parse_csv
-from tfds_builders.sharding.sources import Entry, Source, read
+from tfds_builders.sharding.sources import Entry, Source, is_system_file, read
 from tfds_builders.sharding.splits import leave_out, stratified
 
 CATEGORIES = (
@@ -41,8 +40,9 @@ class Builder(ShardedBuilder):
     VERSION = tfds.core.Version("1.1.0")
     RELEASE_NOTES = {
         "1.1.0": "scheme_leave_categories_out, a further column of the manifest: another fingerprint, the same shards. "
-        "Folders around the source are no categories any more, and fewer than nine beginnings of file "
-        "names, before __, no groups: other bytes only for sources with these.",
+        "Folders around the source are no categories any more; fewer than nine beginnings of file names, before __, or "
+        "the categories there, are no groups; files that macOS leaves (._*) do not decide what folders mean: other "
+        "bytes only for sources with these.",
         "1.0.0": "First version: 80/10/10, and the published 80/20 as a scheme.",
     }
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
@@ -109,7 +109,7 @@ def _survey(source: Source) -> tuple[FolderLayout, bool, dict[str, str]]:
             folder, _, name = id.rpartition("/")
             if name == GENERATORS:
                 lists.add(id)
-            elif folder not in unnamed and has_image_suffix(name) and not _category_of_name(name):
+            elif folder not in unnamed and _is_unnamed_image(id):
                 unnamed.add(folder)
             yield id
 
@@ -128,6 +128,11 @@ def _category(id: str) -> str:
     found = class_folder(id)
     above = found[0][-1] if found and found[0] else ""
     return _category_of_name(id.rpartition("/")[2]) or (above if above.lower() in CATEGORIES else "")
+
+
+def _is_unnamed_image(id: str) -> bool:
+    name = id.rpartition("/")[2]
+    return has_image_suffix(name) and not _category_of_name(name) and not is_system_file(id)
 
 
 def _category_of_name(name: str) -> str:

@@ -11,7 +11,6 @@ from tfds_builders.audit.findings import Finding, counted
 from tfds_builders.audit.hashing import MIN_DETAIL, MIN_SIMILARITY, RADIUS, detail, similarity
 from tfds_builders.audit.neighbours import near_pairs
 from tfds_builders.audit.scan import Scanned
-from tfds_builders.records.schema import LABELS
 
 MAX_EXAMPLES = 200  # pairs kept by name in audit.json, of those across splits or labels first
 
@@ -21,7 +20,7 @@ _ROUNDS = 32
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-    """Two records that show the same: their rows in the manifest, differing hash bits, where they differ."""
+    """Two records that show the same: their rows in the manifest, differing hash bits, where they differ as written."""
 
     left: int
     right: int
@@ -37,10 +36,11 @@ class NearDuplicates:
     num_compared: int
     num_featureless: int
     num_pairs: int
-    num_across_splits: int
+    num_across_splits: dict[str, int]  # pairs, by column: "split" and every scheme
     num_across_labels: int
     num_unexplained_across_labels: int  # across labels, and not of one group, where fakes are made from reals
-    images_across_splits: dict[str, int]  # split -> its images with a near-duplicate in another split
+    # column -> split -> its images with a near-duplicate in another split.
+    images_across_splits: dict[str, dict[str, int]]
     images: int  # with any near-duplicate
     examples: list[Pair]
 
@@ -50,8 +50,8 @@ def find_near(dataset: BuiltDataset, scanned: Scanned) -> tuple[NearDuplicates, 
     usable = np.flatnonzero(scanned.decoded)
     has_detail = detail(scanned.thumbnails[usable]) >= MIN_DETAIL
     compared = usable[has_detail]
-    table = dataset.table.select(["split", "label", "group", "sha256"]).take(pa.array(scanned.rows[compared]))
-    pairs = _Pairs(table, scanned.rows[compared])
+    table = dataset.table.select([*dataset.schemes, "label", "group", "sha256"]).take(pa.array(scanned.rows[compared]))
+    pairs = _Pairs(table, dataset.schemes, scanned.rows[compared])
     thumbnails, hashes = scanned.thumbnails[compared], scanned.hashes[compared]
     members, leaders = _merge_equal(hashes, pairs.codes, thumbnails)
     # Within a merged node all show the same; `leaders` stand for them among the others.
@@ -62,24 +62,27 @@ def find_near(dataset: BuiltDataset, scanned: Scanned) -> tuple[NearDuplicates, 
             same = similarity(thumbnails[a], thumbnails[b]) >= MIN_SIMILARITY
             pairs.add(a[same], b[same], np.bitwise_count(hashes[a[same]] ^ hashes[b[same]]))
     found = pairs.summary(num_featureless=int((~has_detail).sum()))
-    return found, _judge_near(dataset, found, pairs.shares())
+    return found, _judge_near(found, {column: pairs.shares(column) for column in dataset.schemes})
 
 
 class _Pairs:
     """Counts verified pairs as they come, and keeps some of them; memory does not grow with their number."""
 
-    def __init__(self, table: pa.Table, rows: np.ndarray):
+    def __init__(self, table: pa.Table, columns: list[str], rows: np.ndarray):
         self._rows = rows
-        self._splits, self._split_names = column_codes(table["split"])
+        self._splits = {column: column_codes(table[column]) for column in columns}
         self._labels = table["label"].to_numpy()
         groups, names = column_codes(table["group"])
         self._groups = np.where(groups == names.index(""), -1, groups) if "" in names else groups
         self._content = content_codes(table)
-        # codes: equal for records of one split and label, int64 [n].
-        self.codes = self._splits.astype(np.int64) * len(LABELS) + self._labels
+        # codes: equal for records of one label and, in every column, one split, int64 [n].
+        self.codes = self._labels.astype(np.int64)
+        for splits, split_names in self._splits.values():
+            _, self.codes = np.unique(self.codes * len(split_names) + splits, return_inverse=True)
         self._has_any = np.zeros(len(rows), bool)
-        self._has_across_splits = np.zeros(len(rows), bool)
-        self._counts = np.zeros(4, np.int64)
+        self._has_across_splits = {column: np.zeros(len(rows), bool) for column in columns}
+        self._num_across_splits = dict.fromkeys(columns, 0)
+        self._counts = np.zeros(3, np.int64)
         self._examples: list[Pair] = []
         self._node = np.arange(len(rows))
         self._node_size = np.ones(len(rows), np.int64)
@@ -98,14 +101,18 @@ class _Pairs:
     def _count(self, left: np.ndarray, right: np.ndarray, distance: np.ndarray, weights: np.ndarray) -> None:
         new = self._content[left] != self._content[right]  # the others are exact copies
         left, right, distance, weights = left[new], right[new], distance[new], weights[new]
-        across_splits = self._splits[left] != self._splits[right]
+        across = {column: self._are_parted(column, left, right) for column in self._splits}
+        across_splits = across["split"]
         across_labels = self._labels[left] != self._labels[right]
         unexplained = across_labels & ~((self._groups[left] == self._groups[right]) & (self._groups[left] >= 0))
-        kinds = (np.ones(len(left), bool), across_splits, across_labels, unexplained)
+        kinds = (np.ones(len(left), bool), across_labels, unexplained)
         self._counts += [int(weights[kind].sum()) for kind in kinds]
         for side in (left, right):
             self._has_any[side] = True
-            self._has_across_splits[side[across_splits]] = True
+            for column, parted in across.items():
+                self._has_across_splits[column][side[parted]] = True
+        for column, parted in across.items():
+            self._num_across_splits[column] += int(weights[parted].sum())
         telling = across_splits | across_labels
         for kind in (telling, ~telling):
             for at in np.flatnonzero(kind)[: max(0, MAX_EXAMPLES - len(self._examples))]:
@@ -114,33 +121,44 @@ class _Pairs:
                     Pair(low, high, int(distance[at]), bool(across_splits[at]), bool(across_labels[at]))
                 )
 
-    def shares(self) -> dict[str, tuple[int, int]]:
+    def _are_parted(self, column: str, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+        """Whether each pair is on two sides of the column's splits, bool [m]; "" is left out of a scheme."""
+        splits, names = self._splits[column]
+        is_kept = np.array([bool(name) for name in names])
+        return (splits[left] != splits[right]) & is_kept[splits[left]] & is_kept[splits[right]]
+
+    def shares(self, column: str) -> dict[str, tuple[int, int]]:
         """split -> (its compared images with a near-duplicate in another split, its compared images)."""
-        across = self._has_across_splits[self._node]
+        across = self._has_across_splits[column][self._node]
+        splits, names = self._splits[column]
         return {
-            name: (int(across[self._splits == code].sum()), int((self._splits == code).sum()))
-            for code, name in enumerate(self._split_names)
+            name: (int(across[splits == code].sum()), int((splits == code).sum()))
+            for code, name in enumerate(names)
+            if name
         }
 
     def summary(self, num_featureless: int) -> NearDuplicates:
         """The counts so far."""
-        pairs, across_splits, across_labels, unexplained = self._counts.tolist()
+        pairs, across_labels, unexplained = self._counts.tolist()
         examples = sorted(self._examples, key=lambda pair: (not pair.across_splits, not pair.across_labels))
         return NearDuplicates(
             num_compared=len(self._rows),
             num_featureless=num_featureless,
             num_pairs=pairs,
-            num_across_splits=across_splits,
+            num_across_splits=self._num_across_splits,
             num_across_labels=across_labels,
             num_unexplained_across_labels=unexplained,
-            images_across_splits={name: affected for name, (affected, _) in self.shares().items() if affected},
+            images_across_splits={
+                column: {name: affected for name, (affected, _) in self.shares(column).items() if affected}
+                for column in self._splits
+            },
             images=int(self._has_any[self._node].sum()),
             examples=examples,
         )
 
 
 def _merge_equal(hashes: np.ndarray, codes: np.ndarray, thumbnails: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Merges records of equal hash, split and label that show the same, so that pairs among them need no enumeration.
+    """Merges records of equal hash, splits and label that show the same, so that pairs among them need no enumeration.
 
     A thousand frames of a still video have one hash and half a million pairs.
 
@@ -175,10 +193,13 @@ def _merge_equal(hashes: np.ndarray, codes: np.ndarray, thumbnails: np.ndarray) 
     return leader, np.unique(leader)
 
 
-def _judge_near(dataset: BuiltDataset, found: NearDuplicates, shares: dict[str, tuple[int, int]]) -> list[Finding]:
-    findings = judge_across_splits("split", shares, "near_duplicates_across_splits", "near-duplicates")
-    if findings:
-        findings[0].numbers["pairs"] = found.num_across_splits
+def _judge_near(found: NearDuplicates, shares: dict[str, dict[str, tuple[int, int]]]) -> list[Finding]:
+    findings: list[Finding] = []
+    for column, of_splits in shares.items():
+        across = judge_across_splits(column, of_splits, "near_duplicates_across_splits", "near-duplicates")
+        for finding in across:
+            finding.numbers["pairs"] = found.num_across_splits[column]
+        findings += across
     if found.num_unexplained_across_labels:
         share = found.num_unexplained_across_labels / max(found.num_compared, 1)
         findings.append(

@@ -76,7 +76,7 @@ def duplicates_section(result: Audit) -> str:
         [
             f"nearly, of {near.num_compared:,} images compared",
             f"{near.images:,}",
-            f"{sum(near.images_across_splits.values()):,}",
+            f"{sum(near.images_across_splits['split'].values()):,}",
             f"{near.num_across_labels:,} pairs",
         ],
     ]

@@ -16,7 +16,7 @@ from tfds_builders.sharding.builder import ShardedBuilder, draw_splits
 from tfds_builders.sharding.layout import contradiction, say_layouts, unlabelled
 from tfds_builders.sharding.manifest import Excluded, Record
 from tfds_builders.sharding.settings import whole_number
-from tfds_builders.sharding.sources import Source
+from tfds_builders.sharding.sources import Source, is_system_file
 
 FRACTIONS = {"train": 0.7, "validation": 0.15, "test": 0.15}
 DEFAULT_FRAMES = 10  # of each video
@@ -26,13 +26,18 @@ _NAME = re.compile(r"(?P<target>id\d+)_(?:(?P<source>id\d+)_)?\d+\.mp4", re.IGNO
 _FOLDERS = {
     "celeb-real": "real", "youtube-real": "real", "celeb-synthesis": "fake", "celebsynthesis": "fake",
 }  # fmt: skip
+_UNNAMED = "youtube-real"  # numbered clips of people whose names nobody knows
 
 
 class Builder(ShardedBuilder):
     """DatasetBuilder for celeb_df."""
 
-    VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES = {"1.0.0": "First version: frames of the videos, split 70/15/15 by identity."}
+    VERSION = tfds.core.Version("1.1.0")
+    RELEASE_NOTES = {
+        "1.1.0": "In YouTube-real alone a video may have a name that tells no identity; elsewhere it is excluded, "
+        "where in Celeb-real it was a person of its own.",
+        "1.0.0": "First version: frames of the videos, split 70/15/15 by identity.",
+    }
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
         "Run `kaggle datasets download hariomhsingh/celeb-real` and `kaggle datasets download "
         "hariomhsingh/celebsynthesis` and put both zips, or the folders made by unpacking them, into --manual_dir. "
@@ -49,17 +54,18 @@ class Builder(ShardedBuilder):
         for entry in source.entries():
             path = PurePosixPath(entry.id)
             name = _NAME.fullmatch(path.name)
-            by_folder = _FOLDERS.get(path.parent.name.lower())
+            folder = path.parent.name.lower()
+            by_folder = _FOLDERS.get(folder)
+            if is_system_file(entry.id) or path.suffix.lower() != ".mp4":
+                yield from unlabelled(entry)
+                continue
             if name is not None:
                 label = "fake" if name["source"] else "real"
                 group = name["target"].lower()
-            elif path.suffix.lower() == ".mp4" and by_folder == "real":  # YouTube-real: nobody's name is known
+            elif folder == _UNNAMED:
                 label, group = "real", entry.id
-            elif path.suffix.lower() == ".mp4" and not path.name.startswith("._"):
-                yield Excluded(entry, "outside_layout", "a video whose name tells no identity")
-                continue
             else:
-                yield from unlabelled(entry)
+                yield Excluded(entry, "outside_layout", "a video whose name tells no identity")
                 continue
             if by_folder not in (label, None):
                 yield contradiction(entry, f"the name is that of a {label} video, the folder of {by_folder} ones")

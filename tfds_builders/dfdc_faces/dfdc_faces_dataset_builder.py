@@ -25,7 +25,8 @@ class Builder(ShardedBuilder):
 
     VERSION = tfds.core.Version("1.1.0")
     RELEASE_NOTES = {
-        "1.1.0": "Parts named as they are downloaded, part-7-0, are parts too: other splits where they are.",
+        "1.1.0": "Parts named as they are downloaded, part-7-0, are parts too: other splits where they are. "
+        "Files that macOS leaves beside images, ._*, are excluded instead of quarantined.",
         "1.0.0": "First version: by parts where there are parts, else grouped 80/10/10.",
     }
     MANUAL_DOWNLOAD_INSTRUCTIONS = (

@@ -26,7 +26,7 @@ class Builder(ShardedBuilder):
     VERSION = tfds.core.Version("1.1.0")
     RELEASE_NOTES = {
         "1.1.0": "Lists in several folders may name the same paths: images that were quarantined for it are written. "
-        "Fewer than nine beginnings of file names, before __, are no groups.",
+        "Fewer than nine beginnings of file names, before __, or the categories there, are no groups.",
         "1.0.0": "First version: folders, or a CSV or Parquet list; splits given or drawn.",
     }
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
@@ -42,7 +42,7 @@ class Builder(ShardedBuilder):
         """By the list if there is one, else by the folders; groups from the list, or REALSHARD_GROUP_REGEX."""
         group_of = _group_of()
         table = read_table(source)
-        return place_by_folders(source, group_of) if table is None else table.records(source, group_of)
+        yield from place_by_folders(source, group_of) if table is None else table.records(source, group_of)
 
     def made_with(self, manual_dir: Path) -> Mapping[str, str | int]:
         """The regular expression of the groups."""

@@ -24,11 +24,19 @@ from tqdm import tqdm
 from tfds_builders.records.errors import Refused
 from tfds_builders.records.schema import BUILD, EXCLUDED, LABELS, MANIFEST, QUARANTINE
 from tfds_builders.sharding.account import account, check_budget, count_rows, ledger_of_left_out
-from tfds_builders.sharding.manifest import Excluded, Listing, Record, list_records, scan_headers
+from tfds_builders.sharding.manifest import (
+    Excluded,
+    Listing,
+    Record,
+    ledger_of_repeats,
+    list_records,
+    scan_headers,
+)
 from tfds_builders.sharding.plan import Shard, plan_shards, write_plan
-from tfds_builders.sharding.provenance import hash_archives
+from tfds_builders.sharding.provenance import hash_archives, hash_content
 from tfds_builders.sharding.sources import SourceLost
 from tfds_builders.sharding.staging import Staging, size_and_crc, write_atomically
+from tfds_builders.sharding.unpacked import refuse_copies
 from tfds_builders.sharding.workers import RayWorkers, ThisProcess, Workers
 from tfds_builders.sharding.writer import Done, create_progress, finished, write_shard
 
@@ -37,7 +45,7 @@ _TINY_FILES = 1000
 _TINY_BYTES = 16 << 20
 
 _PLAN_FILES = ("plan.arrow", "scan.ledger", "left_out.ledger")
-_STAGING_FORMAT = 3  # of the files in the staging folder: a build that another version began is begun anew
+_STAGING_FORMAT = 4  # of the files in the staging folder: a build that another version began is begun anew
 
 # (columns of the scan) -> {"split": names, "scheme_<x>": names}, object [n] each; "" leaves a row out.
 AssignSplits = Callable[[pa.Table], Mapping[str, np.ndarray]]
@@ -99,8 +107,16 @@ def _build(
     listing = list_records(records)
     _say_excluded(listing.excluded)
     _check_classes(listing.table, "the source", options.name)
+    num_zipped, num_plain = refuse_copies(listing.table)
+    if num_zipped and num_plain:
+        say(f"of the files, {num_zipped} are in zips and {num_plain} beside them: each is taken for another one")
     key = _key(listing, options)
     staging = Staging.open(version_dir, key, target, options.start_anew)
+    if staging.num_dropped is not None:
+        say(
+            f"an unfinished build from other files, or with other options, was here: it is dropped, and with it its "
+            f"{staging.num_dropped} finished shards"
+        )
     is_tiny = listing.table.num_rows < _TINY_FILES and pc.sum(listing.table["size"]).as_py() < _TINY_BYTES
     workers: Workers = ThisProcess() if is_tiny else RayWorkers()
     try:
@@ -111,10 +127,11 @@ def _build(
         staging.hand_over([shard.name for shard in shards] + [MANIFEST, QUARANTINE, EXCLUDED, BUILD], target)
     except OSError as error:
         staging.close()
-        if error.errno != errno.ENOSPC:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
+        what = "disk" if error.errno == errno.ENOSPC else "quota on the disk"
         raise Refused(
-            f"The disk of {staging.path} is full. Make room and run the same command again: it goes on where it was."
+            f"The {what} of {staging.path} is full. Make room and run the same command again: it goes on where it was."
         ) from None
     except BaseException:
         staging.close()
@@ -174,16 +191,19 @@ def _plan(
     plan = _read_plan(stored)
     if plan and plan["files"] == _planned_files(folder):
         say("nothing of the source has changed: using the stored plan")
-        return [Shard(*shard) for shard in plan["shards"]], plan["found"]
+        return [Shard(*shard) for shard in plan["shards"]], plan["records"] + listing.excluded.num_rows
     if stored.exists():
         say("the stored plan is damaged, as by a power cut: planning again")
         shutil.rmtree(folder / "frames", ignore_errors=True)
     with _bar("scanning", listing.table.num_rows, "file") as bar:
         scan = scan_headers(listing.table, workers, bar.update, folder / "frames")
     _say_groups(listing.table["group"], scan.table["group"])
-    num_found = listing.table.num_rows + listing.excluded.num_rows + scan.num_added
-    pq.write_table(scan.quarantined, folder / "scan.ledger")
-    check_budget(scan.quarantined.num_rows, num_found, options, folder / "scan.ledger")
+    num_records = listing.table.num_rows + scan.num_added  # good or bad; videos as frames
+    num_found = num_records + listing.excluded.num_rows
+    for hash_of in (lambda repeat: None, hash_content):  # half the source may be repeats: hashed if they are allowed
+        ledger = pa.concat_tables([scan.quarantined, ledger_of_repeats(scan.repeats, hash_of)]).sort_by("id")
+        pq.write_table(ledger, folder / "scan.ledger")
+        check_budget(ledger.num_rows, num_found, options, folder / "scan.ledger")
     _check_classes(scan.table, "what passed the scan", options.name)
     columns = dict(assign_splits(scan.table))
     split = columns.pop("split")
@@ -199,7 +219,7 @@ def _plan(
     if not plan or plan["files"].get("plan.arrow") != files["plan.arrow"]:
         for mark in folder.glob("*.done"):  # of shards of another plan
             mark.unlink()
-    write_atomically(stored, json.dumps({"shards": shards, "found": num_found, "files": files}).encode())
+    write_atomically(stored, json.dumps({"shards": shards, "records": num_records, "files": files}).encode())
     return shards, num_found
 
 

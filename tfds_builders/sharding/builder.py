@@ -128,9 +128,18 @@ class ShardedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  
                 f"{self.name} needs its source in --manual_dir, a folder that exists and is not empty; received "
                 f"{dl_manager._manual_dir}. {self.MANUAL_DOWNLOAD_INSTRUCTIONS.strip()}"
             ) from None
+        except OSError as error:
+            raise Refused(
+                f"--manual_dir must be a folder that can be listed; {dl_manager._manual_dir} cannot: {error.strerror}."
+            ) from None
 
     def _refuse_unsupported(self, config: tfds.download.DownloadConfig) -> None:
-        """Options of `tfds build` that would be silently without effect here."""
+        """Options of `tfds build` that would be silently without effect here, or fail at the very end."""
+        if "://" in str(self.data_dir_root):
+            raise Refused(
+                "--data_dir must be a folder, since shards are written where they will be; received "
+                f"{self.data_dir_root}. Build into a local folder and copy the dataset there."
+            )
         if self.info.file_format != tfds.core.FileFormat.TFRECORD:
             raise Refused(
                 f"--file_format must be tfrecord, since records are read by their offset; received "

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from tfds_builders.records.schema import LABELS
 from tfds_builders.sharding.build import say
 from tfds_builders.sharding.manifest import Excluded, Record
-from tfds_builders.sharding.sources import Entry, Source
+from tfds_builders.sharding.sources import Entry, Source, is_system_file
 
 # Folder names that tell the class, as they were met in published sets, lower case.
 _CLASS_FOLDERS = {
@@ -22,7 +22,6 @@ _SPLITS = {
     "test": "test", "testing": "test",
 }  # fmt: skip
 _OUTSIDE = "an image that lies in no class folder"
-_SYSTEM_FILES = {".ds_store", "thumbs.db", "desktop.ini"}
 _IMAGE_SUFFIXES = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".gif", ".webp", ".tif", ".tiff",
 )  # fmt: skip
@@ -47,12 +46,6 @@ def _class_folder(folder: str) -> tuple[tuple[str, ...], int] | None:
         if label is not None:
             return tuple(folders[:index]), label
     return None
-
-
-def is_system_file(id: str) -> bool:
-    """Files that operating systems leave in folders, which nobody means as data."""
-    name = id.rpartition("/")[2].lower()
-    return name in _SYSTEM_FILES or name.startswith("._") or id.startswith("__MACOSX/") or "/__MACOSX/" in id
 
 
 def has_image_suffix(id: str) -> bool:
@@ -87,7 +80,7 @@ def unlabelled(entry: Entry, rule: str = "outside_layout", detail: str = _OUTSID
     """What becomes of a file without a label: an image is excluded by `rule`, all else as `not_data`."""
     if is_system_file(entry.id):
         yield Excluded(entry, "system_file", "left in the folder by an operating system")
-    elif entry.problem:  # a damaged archive, a link that leads nowhere: it may have held images
+    elif entry.problem:  # a link that leads nowhere: it may have been an image
         yield Record(entry, -1)
     elif has_image_suffix(entry.id):
         yield Excluded(entry, rule, detail)
@@ -116,6 +109,7 @@ class FolderLayout:
 
     def __init__(self, ids: Iterable[str]):
         folders = {tuple(id.split("/")[:-1]) for id in ids}
+        folders = {folder for folder in folders if not is_system_file("/".join((*folder, "")))}
         names = {name.lower() for folder in folders for name in folder}
         pairs = [pair for pair in _CLASS_PAIRS if names.issuperset(pair)]
         self.has_classes = bool(pairs)  # both, by names that belong together

@@ -1,10 +1,11 @@
 """From what a builder says of its files to a table of records whose headers were read.
 
 listing = list_records(builder.records(list_entries(manual_dir)))   names and sizes only
-listing.key                                                        changes when anything of it does
+listing.key                                                        changes when anything of the records does
 scan = scan_headers(listing.table, workers, advance, frames_dir)
 scan.table        SCAN_SCHEMA, one row a record with a good header, sorted by id
 scan.quarantined  LEDGER_SCHEMA, what cannot be read or is no image by its header
+ledger_of_repeats(scan.repeats, hash_content)   the same for records whose id is taken
 """
 
 import gc
@@ -85,7 +86,7 @@ class Listing(NamedTuple):
 
     table: pa.Table  # LISTING_SCHEMA, in chunks
     excluded: pa.Table  # LEDGER_SCHEMA
-    key: str  # 64 hexadecimal digits over both
+    key: str  # 64 hexadecimal digits over `table`: what is left out changes no shard
 
 
 class Scan(NamedTuple):
@@ -93,6 +94,7 @@ class Scan(NamedTuple):
 
     table: pa.Table  # SCAN_SCHEMA, sorted by id
     quarantined: pa.Table  # LEDGER_SCHEMA, sorted by id
+    repeats: pa.Table  # SCAN_SCHEMA: records whose id is taken
     num_added: int  # rows more than the listing has: frames of videos
 
 
@@ -101,26 +103,28 @@ def list_records(records: Iterable[Record | Excluded]) -> Listing:
     digest = hashlib.sha256()
     batches: list[pa.RecordBatch] = []
     left_out: list[pa.RecordBatch] = []
+    waiting: list[Record] = []
     records = iter(records)
+
+    def add_batch(kept: list[Record]) -> None:
+        columns = zip(*((*record.entry, *record[1:]) for record in kept), strict=True)
+        arrays = [pa.array(column, field.type) for column, field in zip(columns, LISTING_SCHEMA, strict=True)]
+        batches.append(pa.record_batch(arrays, schema=LISTING_SCHEMA))
+        digest.update(batches[-1].serialize())
+
     while chunk := _take(records, _CHUNK_RECORDS):
-        kept = [record for record in chunk if isinstance(record, Record)]
-        rows = [(*record.entry, *record[1:]) for record in kept]
-        columns = zip(*rows, strict=True) if rows else [()] * len(LISTING_SCHEMA)
-        batch = pa.record_batch(
-            [pa.array(column, field.type) for column, field in zip(columns, LISTING_SCHEMA, strict=True)],
-            schema=LISTING_SCHEMA,
-        )
-        dropped = pa.RecordBatch.from_pylist(
-            [
-                ledger_row(BadImage(record.rule, record.detail), "", record.entry, -1)
-                for record in chunk
-                if isinstance(record, Excluded)
-            ],
-            LEDGER_SCHEMA,
-        )
-        for part, into in ((batch, batches), (dropped, left_out)):
-            into.append(part)
-            digest.update(part.serialize())
+        waiting += [record for record in chunk if isinstance(record, Record)]
+        dropped = [
+            ledger_row(BadImage(record.rule, record.detail), "", record.entry, -1)
+            for record in chunk
+            if isinstance(record, Excluded)
+        ]
+        left_out.append(pa.RecordBatch.from_pylist(dropped, LEDGER_SCHEMA))
+        if len(waiting) >= _CHUNK_RECORDS:  # of one length, whatever is left out in between
+            add_batch(waiting[:_CHUNK_RECORDS])
+            del waiting[:_CHUNK_RECORDS]
+    if waiting:
+        add_batch(waiting)
     return Listing(
         pa.Table.from_batches(batches, LISTING_SCHEMA),
         pa.Table.from_batches(left_out, LEDGER_SCHEMA).sort_by("id"),
@@ -144,7 +148,7 @@ def scan_headers(listing: pa.Table, workers: Workers, advance: Callable[[int], o
 
     The frames taken from videos are put into `frames_dir`, as PNG files, and stand for the video from then on.
     Groups come from the file names where the builder knows of none (`with_photograph_groups`).
-    Two records of one id cannot both be kept: the later one is quarantined as `duplicate_id`.
+    Two records whose ids are equal, or would be with `\\` as `/`, cannot both be kept: the later is among `repeats`.
     """
     tables, bad = [SCAN_SCHEMA.empty_table()], [LEDGER_SCHEMA.empty_table()]
     num_added = 0
@@ -158,21 +162,25 @@ def scan_headers(listing: pa.Table, workers: Workers, advance: Callable[[int], o
     # The tie-break makes the outcome independent of which task finished first.
     by_name = [("id", "ascending"), ("container", "ascending"), ("offset", "ascending")]
     table = pa.concat_tables(tables).sort_by(by_name)
-    ids = table["id"].combine_chunks()
-    if len(ids) > 1:
-        repeated = pa.concat_arrays([pa.array([False]), pc.equal(ids.slice(1), ids.slice(0, len(ids) - 1))])
-        if pc.any(repeated).as_py():
-            error = BadImage("duplicate_id", "another file of the source has the same name")
-            repeats = table.filter(repeated)
-            rows = [
-                ledger_row(error, split, entry, label, hash_content(entry))
-                for entry, label, split in zip(
-                    entries_of(repeats), repeats["label"].to_pylist(), repeats["given_split"].to_pylist(), strict=True
-                )
-            ]
-            bad.append(pa.Table.from_pylist(rows, LEDGER_SCHEMA))
-            table = table.filter(pc.invert(repeated))
-    return Scan(with_photograph_groups(table), pa.concat_tables(bad).sort_by("id"), num_added)
+    names = pc.replace_substring(table["id"], "\\", "/")  # TFDS's order knows no difference between them
+    codes = names.combine_chunks().dictionary_encode().indices
+    is_first = np.zeros(table.num_rows, bool)
+    is_first[np.unique(codes, return_index=True)[1]] = True
+    repeats = table.filter(pa.array(~is_first))
+    if repeats.num_rows:
+        table = table.filter(pa.array(is_first))
+    return Scan(with_photograph_groups(table), pa.concat_tables(bad).sort_by("id"), repeats, num_added)
+
+
+def ledger_of_repeats(repeats: pa.Table, hash_of: Callable[[Entry], bytes | None]) -> pa.Table:
+    """Rows of LEDGER_SCHEMA for `repeats` of a scan, which are quarantined as `duplicate_id`."""
+    error = BadImage("duplicate_id", "another file of the source has the same name, \\ taken for /")
+    said = (repeats[name].to_pylist() for name in ("label", "given_split"))
+    rows = [
+        ledger_row(error, split, entry, label, hash_of(entry))
+        for entry, label, split in zip(entries_of(repeats), *said, strict=True)
+    ]
+    return pa.Table.from_pylist(rows, LEDGER_SCHEMA)
 
 
 def scan_chunk(listing: pa.RecordBatch, frames_dir: str) -> tuple[pa.Table, pa.Table, int]:
@@ -307,5 +315,7 @@ def with_photograph_groups(table: pa.Table) -> pa.Table:
         return table
     groups = pc.struct_field(prefixes, "group")
     if pc.count_distinct(groups).as_py() < _MIN_PHOTOGRAPHS:
+        return table
+    if pc.all(pc.equal(pc.utf8_lower(groups), pc.utf8_lower(table["category"]))).as_py():
         return table
     return table.set_column(table.column_names.index("group"), SCAN_SCHEMA.field("group"), groups)

@@ -17,7 +17,7 @@ from tfds_builders.records.header import BadImage
 from tfds_builders.sharding.build import say
 from tfds_builders.sharding.layout import has_image_suffix, label_of, say_layouts, split_of, unlabelled
 from tfds_builders.sharding.manifest import Excluded, Record
-from tfds_builders.sharding.sources import Entry, Source, read
+from tfds_builders.sharding.sources import Entry, Source, is_system_file, read
 
 _NAME_COLUMNS = ("videoname", "filename", "video", "name", "file", "path", "")  # "": a CSV written with its index
 
@@ -61,7 +61,7 @@ def read_videos(source: Source, is_metadata: Callable[[str], bool]) -> dict[str,
     videos: dict[str, Video] = {}
     files: list[str] = []
     for entry in source.entries():
-        if not is_metadata(entry.id):
+        if not is_metadata(entry.id) or is_system_file(entry.id):
             continue
         files.append(entry.id)
         for name, row in _rows(entry):
@@ -102,7 +102,7 @@ def label_faces(
     for entry in source.entries():
         name = name_of(entry.id)
         video = videos.get(name)
-        if video is not None and has_image_suffix(entry.id):
+        if video is not None and has_image_suffix(entry.id) and not is_system_file(entry.id):
             found.add(name)
             file = entry.id.rpartition("/")[2]
             layouts["<video>.*" if file.startswith(name) else "<video>/<frame>.*"] += 1

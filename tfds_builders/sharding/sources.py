@@ -19,6 +19,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from tfds_builders.records.errors import Refused
 from tfds_builders.records.header import BadImage
 
 ZIP_LOCAL_HEADER_BYTES = 30
@@ -32,6 +33,15 @@ _ZIP_EXTRA_SLACK_BYTES = 512  # a local header's extra field is rarely longer; r
 ERRORS_OF_A_FILE = {
     errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG, errno.EISDIR, errno.ENXIO, errno.ENODEV,
 }  # fmt: skip
+# In lower case; folders too, which nobody but the system may list.
+_SYSTEM_FILES = {
+    ".ds_store", "thumbs.db", "desktop.ini", "lost+found", ".trashes", ".spotlight-v100", ".fseventsd", "$recycle.bin",
+    "system volume information",
+}  # fmt: skip
+
+
+_UNLISTED = "Every folder of the source must be readable; {} cannot be listed ({}): let it be read, or take it away."
+_UNOPENED = "Every zip in --manual_dir must be whole; {} {} ({}): {}, or take it away."
 
 
 class SourceLost(Exception):
@@ -57,11 +67,15 @@ class Source:
 
     With one zip the members' own paths are the ids, so that a zip and the folder made by unpacking it give equal
     datasets; with several, each one's name without `.zip` is put before them.
+
+    Listing raises:
+      Refused: an archive that cannot be opened, or a folder that cannot be listed: how much is lost is not known.
+      SourceLost: the system cannot read at all.
     """
 
     def __init__(self, root: Path):
         self.root = root
-        self._archives = sorted(path for path in root.iterdir() if path.suffix.lower() == ".zip" and path.is_file())
+        self._archives = sorted(path for path in root.iterdir() if _is_archive(path))
 
     def entries(self) -> Iterator[Entry]:
         """Yields every file, each folder's in order of name."""
@@ -85,6 +99,17 @@ def absent(id: str, sentence: str) -> Entry:
     return Entry(id, "", b"", 0, -1, 0, zipfile.ZIP_STORED, 0, f"missing_file: {sentence}")
 
 
+def is_system_file(id: str) -> bool:
+    """Files that operating systems leave in folders, which nobody means as data."""
+    name = id.rpartition("/")[2].lower()
+    return name in _SYSTEM_FILES or name.startswith("._") or id.startswith("__MACOSX/") or "/__MACOSX/" in id
+
+
+def _is_archive(path: Path) -> bool:
+    """A link that leads nowhere is one too: it cannot be opened."""
+    return path.suffix.lower() == ".zip" and not path.is_dir() and not is_system_file(path.name)
+
+
 def _identity(status: os.stat_result) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
@@ -99,7 +124,10 @@ def _list_folder(
     except OSError as error:
         if error.errno not in ERRORS_OF_A_FILE:
             raise lost(folder, error) from error
-        yield _plain(folder, below, 0, 0, f"unreadable: the folder cannot be listed: {error.strerror}")
+        unlisted = _plain(folder, below, 0, 0, f"unreadable: the folder cannot be listed: {error.strerror}")
+        if not is_system_file(unlisted.id):
+            raise Refused(_UNLISTED.format(unlisted.id or os.fsdecode(top), error.strerror)) from None
+        yield unlisted
         return
     for item in items:
         if item.name in skip:
@@ -113,6 +141,8 @@ def _list_folder(
         except OSError as error:
             if error.errno not in {errno.ENOENT, *ERRORS_OF_A_FILE}:
                 raise lost(item.path, error) from error
+            if item.is_dir(follow_symlinks=False):
+                raise Refused(_UNLISTED.format(name.decode("utf-8", "backslashreplace"), error.strerror)) from None
             yield _plain(item.path, name, 0, 0, f"unreadable: {error.strerror}")  # a link to nowhere, or to itself
             continue
         if stat.S_ISREG(status.st_mode):
@@ -138,13 +168,9 @@ def _list_zip(archive: Path, prefix: str) -> Iterator[Entry]:
     except OSError as error:
         if error.errno not in ERRORS_OF_A_FILE:
             raise lost(str(archive), error) from error
-        yield _plain(os.fsencode(archive), os.fsencode(archive.name), 0, 0, f"unreadable: {error.strerror}")
-        return
+        raise Refused(_UNOPENED.format(archive.name, "cannot be opened", error.strerror, "let it be read")) from None
     except (zipfile.BadZipFile, ValueError, NotImplementedError, struct.error) as error:  # names that are no UTF-8, ...
-        status = archive.stat()
-        raw_name = os.fsencode(archive.name)
-        yield _plain(os.fsencode(archive), raw_name, status.st_size, status.st_mtime_ns, f"damaged_zip: {error}")
-        return
+        raise Refused(_UNOPENED.format(archive.name, "is damaged", error, "download it again")) from None
     # Some programs on Windows write `\\` between folders, against the format's specification.
     has_backslashes = not any("/" in member.filename for member in members)
     for member in members:

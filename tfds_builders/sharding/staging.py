@@ -25,6 +25,7 @@ class Staging:
 
     def __init__(self, version_dir: Path, key: str, lock: int):
         self.path = version_dir.parent / f".{version_dir.name}.{key[:16]}.staging"
+        self.num_dropped: int | None = None  # finished shards of a build from other files or with other options
         self._lock = lock
 
     @classmethod
@@ -58,6 +59,8 @@ class Staging:
         staging = cls(version_dir, key, lock)
         for path in version_dir.parent.glob(f".{version_dir.name}.*.staging"):
             if path != staging.path or start_anew:
+                if not start_anew:
+                    staging.num_dropped = (staging.num_dropped or 0) + len(list(path.glob("*.done")))
                 shutil.rmtree(path)
         for path in version_dir.parent.glob(f"incomplete.*_{version_dir.name}"):
             if path != in_use:

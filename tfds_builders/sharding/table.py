@@ -7,6 +7,7 @@ yield from table.records(source, group_of)
 import io
 import posixpath
 from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import IO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,9 +18,10 @@ from tfds_builders.sharding.build import say
 from tfds_builders.sharding.layout import FolderLayout, label_of, split_of, unlabelled
 from tfds_builders.sharding.manifest import Excluded, Record
 from tfds_builders.sharding.metadata import parse_csv
-from tfds_builders.sharding.sources import Entry, Source, absent, read
+from tfds_builders.sharding.sources import Entry, Source, absent, is_system_file, read
 
 _NEEDED = {"path", "label"}
+_COLUMNS = _NEEDED | {"split", "group", "category", "generator"}
 
 
 class ImageTable:
@@ -99,7 +101,7 @@ def read_table(source: Source) -> ImageTable | None:
     """
     table, found = ImageTable(), []
     for entry in source.entries():
-        if not entry.id.lower().endswith((".csv", ".parquet")):
+        if not entry.id.lower().endswith((".csv", ".parquet")) or is_system_file(entry.id):
             continue
         rows = _rows(entry)
         if rows and rows[0].keys() >= _NEEDED:
@@ -114,16 +116,22 @@ def read_table(source: Source) -> ImageTable | None:
 
 def _rows(entry: Entry) -> list[dict[str, str]]:
     try:
-        data = read(entry)
         if entry.id.lower().endswith(".csv"):
-            return parse_csv(data)
-        read_rows = pq.read_table(io.BytesIO(data))
-        columns = {name.lower(): read_rows[name] for name in read_rows.column_names}
-        if not columns.keys() >= _NEEDED:
-            return []
+            return parse_csv(read(entry))
+        with _opened(entry) as file:
+            listed = pq.ParquetFile(file)
+            names = [name for name in listed.schema_arrow.names if name.lower() in _COLUMNS]
+            if not {name.lower() for name in names} >= _NEEDED:
+                return []
+            columns = listed.read(columns=names)
         return [
-            {name: "" if value is None else str(value) for name, value in row.items()}
-            for row in pa.table(columns).to_pylist()
+            {name.lower(): "" if value is None else str(value) for name, value in row.items()}
+            for row in columns.to_pylist()
         ]
-    except (BadImage, ValueError, pa.ArrowException) as error:
+    except (BadImage, OSError, ValueError, pa.ArrowException) as error:
         raise Refused(f"{entry.id} must be a CSV or Parquet file; it cannot be read as one: {error}.") from None
+
+
+def _opened(entry: Entry) -> IO[bytes]:
+    """The file, of which Parquet reads what it needs: it may hold the images themselves. A member of a zip is read."""
+    return io.BytesIO(read(entry)) if entry.container or entry.problem else open(entry.path, "rb")
