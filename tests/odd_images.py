@@ -200,6 +200,13 @@ _odd("jpeg_with_icc_and_thumbnail.jpg")(
 )
 
 
+_odd("jpeg_rgb_with_jfif.jpg")(  # the marker says YCbCr, the components' names say RGB: the marker counts
+    lambda: (lambda jpeg: jpeg[:2] + encode(rgb(), "JPEG")[2:20] + drop_segment(jpeg, 0xEE)[2:])(
+        encode(rgb(), "JPEG", keep_rgb=True)
+    )
+)
+
+
 def _register_orientations() -> None:
     for orientation in range(1, 9):
         flags = ("exif_rotated",) if orientation > 1 else ()
@@ -367,6 +374,26 @@ _odd("tiff_cmyk.tif", ("cmyk",))(lambda: encode(Image.fromarray(rgb()).convert("
 _odd("tiff_pages.tif", ("animated",))(
     lambda: (encode(rgb(), "TIFF", save_all=True, append_images=[Image.fromarray(rgb(seed=1))]), rgb())
 )
+
+
+_odd("tiff_big.tif")(lambda: (encode(rgb(), "TIFF", big_tiff=True), rgb()))
+_odd("tiff_jpeg.tif")(lambda: encode(rgb(), "TIFF", compression="jpeg"))
+_odd("tiff_predictor.tif")(lambda: (encode(rgb(), "TIFF", compression="tiff_lzw", tiffinfo={317: 2}), rgb()))
+_odd("tiff_strips.tif")(lambda: (encode(rgb(), "TIFF", tiffinfo={278: 7}, compression="tiff_adobe_deflate"), rgb()))
+
+
+@_odd("tiff_fax.tif", ("grey",))
+def _tiff_fax():
+    """With a description, a resolution and a workflow of 100 kB beside what the pixels need."""
+    image, more = Image.fromarray(rgb()).convert("1"), {270: "a fax", 37724: bytes(100_000)}
+    data = encode(image, "TIFF", compression="group4", dpi=(300, 300), tiffinfo=more)
+    return data, np.asarray(image.convert("RGB"))
+
+
+@_odd("tiff_palette.tif", ("palette",))
+def _tiff_palette():
+    image, pixels = _palette_image()
+    return encode(image, "TIFF"), pixels
 
 
 @_odd("tiff_16_bits.tif", ("grey", "sixteen_bit"))
