@@ -121,6 +121,35 @@ def test_versions_evaluated_on_different_builds_are_not_compared(versions, tmp_p
         promote.decide(NAME, dataset="one")
 
 
+def test_of_their_own_test_sets_only_the_same_pictures_are_compared(versions, tmp_path):
+    """As of a dataset and of what harmonising it gave: the same names and labels, other pictures."""
+
+    def trained_on(number: str, directory) -> None:
+        version = versions.get_model_version(NAME, number)
+        fingerprint = load(directory).fingerprint
+        versions.set_model_version_tag(NAME, number, "fingerprint", fingerprint)
+        sources = {"sources": [str(directory)], "profile": {}}
+        tracking.log_dataset(version.run_id, "toy:1.0.0/train", fingerprint, "train", **sources)
+
+    first, again, harmonised = (
+        write_dataset(tmp_path / name, {"train": num_train, "validation": 4, "test": 6}, name="toy", seed=seed)
+        for name, num_train, seed in (("first", 8, 0), ("again", 12, 0), ("harmonised", 8, 7))
+    )
+    trained_on("1", first)
+    with pytest.raises(Refused, match="data are not there any more.*--dataset D"):
+        promote.decide(NAME)
+    trained_on("2", harmonised)
+    with pytest.raises(Refused, match="the pictures are not the same"):
+        promote.decide(NAME)
+    assert promote.GATE_TAG not in versions.get_model_version(NAME, "2").tags
+
+    number = add_version(tmp_path, "job-again", "challenger", 3.0)
+    trained_on(number, again)
+    assert promote.decide(NAME)["promote"]
+    uses = [tag for tag in versions.get_registered_model(NAME).tags if tag.startswith(promote.USES_TAG)]
+    assert len(uses) == 2  # of either build
+
+
 @pytest.mark.parametrize("number", ["1", "2"])
 def test_a_version_made_from_images_of_the_test_set_is_not_judged_on_it(versions, tmp_path, data, number, capsys):
     learnt = [encode(picture(index % 2, (32, 32), seed=index), "PNG") for index in range(8)]

@@ -5,8 +5,8 @@
     python -m trainers.promote realshard-resnet50 --rollback   # the champion before this one is champion again
 
 The decision is trainers/gate.py's, on the test predictions that each version's run stored, or with `--dataset D` on
-those that `python -m trainers.evaluate --model ... --dataset D --log` put into the runs of both. No image of the test
-set may have made one of the two. The decision is written to the challenger's tags, and how often a test set decided is
+those that `python -m trainers.evaluate --model ... --dataset D --log` put into the runs of both: of the same pictures,
+none of which may have made one of the two. The decision is written to the challenger's tags, and how often a test set decided is
 counted on the registered model.
 """
 
@@ -18,7 +18,7 @@ from typing import Any
 
 from tfds_builders.records.errors import Refused
 from trainers import gate
-from trainers.judged import check_apart, judged
+from trainers.judged import check_apart, check_same, judged
 from trainers.registry import CHALLENGER, CHAMPION, aliases_locked
 from trainers.store import ensure_reachable, tracking_uri
 from trainers.tracking import client_of, mlflow_module
@@ -61,6 +61,7 @@ def decide(
         builds = {alias: each.fingerprints for alias, each in tested.items()}
         if dataset and builds[CHAMPION] != builds[CHALLENGER]:
             raise Refused(f"{dataset} was built again between the evaluations of the two: evaluate both once more.")
+        check_same(tested[CHAMPION], tested[CHALLENGER])
         is_apart = all([check_apart(version, tested[CHALLENGER]) for version in versions.values()])  # noqa: C419  # each
         decision = gate.judge(
             tested[CHAMPION].predictions,
@@ -71,7 +72,8 @@ def decide(
         )
         decision |= {f"{alias}_version": int(aliases[alias]) for alias in (CHAMPION, CHALLENGER)}
         decision["is_apart"] = is_apart
-        decision["test_set_uses"] = _count_use(client, name, tested[CHALLENGER].fingerprints)
+        fingerprints = {fingerprint for each in tested.values() for fingerprint in each.fingerprints}
+        decision["test_set_uses"] = _count_use(client, name, sorted(fingerprints))
         decision["applied"] = apply and decision["promote"]
         client.set_model_version_tag(name, aliases[CHALLENGER], GATE_TAG, json.dumps(decision, sort_keys=True))
         if decision["applied"]:
