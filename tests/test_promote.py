@@ -68,6 +68,26 @@ def test_applying_moves_the_alias_and_rolling_back_returns_it(versions, capsys):
     assert "version 1 is champion again" in capsys.readouterr().out
 
 
+def test_a_challenger_that_waits_is_left_alone_by_rolling_back(versions, tmp_path):
+    assert promote.main([NAME, "--apply"]) == 0
+    add_version(tmp_path, "the-next-job", "challenger", 3.5)
+    assert promote.main([NAME, "--rollback"]) == 0
+    assert aliases() == {"champion": 1, "challenger": 3}
+    assert promote.main([NAME, "--apply"]) == 0
+    assert aliases() == {"champion": 3}
+
+
+def test_what_was_rolled_back_is_not_promoted_again_until_its_tag_is_deleted(versions):
+    assert promote.main([NAME, "--apply"]) == 0
+    assert promote.main([NAME, "--rollback"]) == 0
+    with pytest.raises(Refused, match=rf"version 2 was .* rolled back to version 1: .* tag {promote.ROLLED_BACK_TAG}"):
+        promote.main([NAME, "--apply"])
+    assert aliases() == {"champion": 1, "challenger": 2}
+    versions.delete_model_version_tag(NAME, "2", promote.ROLLED_BACK_TAG)
+    assert promote.main([NAME, "--apply"]) == 0
+    assert aliases() == {"champion": 2}
+
+
 def test_a_worse_challenger_stays_what_it_is(versions, tmp_path, capsys):
     add_version(tmp_path, "a-worse-job", "challenger", 0.2)
     assert promote.main([NAME, "--apply"]) == 1
@@ -136,7 +156,7 @@ def test_of_their_own_test_sets_only_the_same_pictures_are_compared(versions, tm
         for name, num_train, seed in (("first", 8, 0), ("again", 12, 0), ("harmonised", 8, 7))
     )
     trained_on("1", first)
-    with pytest.raises(Refused, match="data are not there any more.*--dataset D"):
+    with pytest.raises(Refused, match=r"data are not there any more.*--dataset D"):
         promote.decide(NAME)
     trained_on("2", harmonised)
     with pytest.raises(Refused, match="the pictures are not the same"):
