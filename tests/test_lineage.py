@@ -49,6 +49,7 @@ def test_the_chain_goes_from_the_version_to_the_archive(run_id, tmp_path, capsys
         f"{NAME} version 1 (champion)", f"run       {run_id}, job job-7", "Ray job 0100", "commit", "tensorflow 2.",
         "seed 5, 2 x 4 CPU, 3 CPUs each", "train: 7 records, 2 fake", f"fingerprint {'ab' * 32}",
         "found 12 = written 10 + excluded 1 + quarantined 1", f"download.zip, 1234 bytes, sha256 {'cd' * 32}",
+        "made with frames 10",
     ):  # fmt: skip
         assert part in text
     assert text.index("train: 7") < text.index("test: 3")
@@ -87,11 +88,38 @@ def test_a_submitted_job_goes_by_the_id_that_its_user_knows(monkeypatch):
 def test_the_dataset_card_tells_counts_source_and_findings():
     found = {"severity": "high", "code": "group_leak", "sentence": "3 groups leak.", "action": "", "numbers": {}}
     card = run_cards.dataset_card("toy:1.0.0", BUILD, {"findings": [found]})
-    for part in ("| train | 12 | 10 | 4 | 6 | 1 | 1 |", "cd" * 32, "high: `group_leak`. 3 groups leak.", "frames: 10"):
+    for part in (
+        "| train | 12 | 10 | 4 | 6 | 1 | 1 |",
+        "cd" * 32,
+        "high: `group_leak`. 3 groups leak.",
+        "made with frames 10",
+    ):
         assert part in card
     folder = run_cards.dataset_card("toy:1.0.0", {**BUILD, "archives": []}, None)
     assert "folder of plain files" in folder
     assert "was not audited" in folder
+
+
+def test_a_dataset_made_from_another_names_that_one_and_its_archives(run_id, tmp_path):
+    made_with = {"dataset": "toy", "version": "1.0.0", "fingerprint": BUILD["fingerprint"], "side": 224}
+    harmonised = {**BUILD, "fingerprint": "ef" * 32, "made_with": made_with}
+    (tmp_path / "builds.json").write_text(json.dumps({"harmonised": harmonised, "cats": {}}))
+    tracking.client_of().log_artifact(run_id, str(tmp_path / "builds.json"), "dataset")
+    text = lineage.describe(lineage.lineage_of(f"models:/{NAME}/1"))
+    for told in (text, run_cards.dataset_card("harmonised:1.0.0", harmonised, None)):
+        for part in (
+            f"the dataset toy:1.0.0, fingerprint {'ab' * 32}",
+            "download.zip, 1234 bytes",
+            "made with side 224",
+        ):
+            assert part in told
+        assert "plain files" not in told
+        unpacked = "\n".join(run_cards.sources_of({**harmonised, "archives": []}))
+        assert "plain files" not in unpacked
+    other = run_cards.dataset_card("cats:1.0.0", {}, None)
+    assert "built by other means" in text
+    assert "built by other means" in other
+    assert "plain files" not in other
 
 
 def test_the_model_card_says_when_it_is_no_detector_and_what_is_undefined(run_id):

@@ -13,6 +13,7 @@ from typing import Any
 
 from trainers.dossier import AUDIT, BUILDS
 from trainers.registry import resolve
+from trainers.run_cards import BY_OTHER_MEANS, sources_of
 from trainers.store import ensure_reachable, tracking_uri
 from trainers.tracking import client_of, read_artifact
 
@@ -105,7 +106,7 @@ def describe(chain: dict[str, Any]) -> str:
 
 def _describe_build(name: str, build: dict[str, Any]) -> list[str]:
     if "fingerprint" not in build:
-        return [f"dataset   {name} was built by other means: it kept no account of its source"]
+        return [f"dataset   {name} {BY_OTHER_MEANS}"]
     found, written, excluded, quarantined, validation = (
         build.get(key, UNKNOWN) for key in ("found", "written", "excluded", "quarantined", "validation")
     )
@@ -114,11 +115,7 @@ def _describe_build(name: str, build: dict[str, Any]) -> list[str]:
         f"          found {found} = written {written} + excluded {excluded} + quarantined {quarantined}, checked to "
         f"the depth {validation}",
     ]
-    archives = build.get("archives") or []
-    lines += [f"source    {zipped['name']}, {zipped['bytes']} bytes, sha256 {zipped['sha256']}" for zipped in archives]
-    if not archives:
-        lines.append("source    a folder of plain files; the fingerprint is over the sha256 of each")
-    return lines
+    return lines + [f"source    {line}" for line in sources_of(build)]
 
 
 def _describe_audit(findings: list[dict[str, str]] | None) -> list[str]:
