@@ -1,11 +1,16 @@
 """A model version says where it came from, back to the archive; cards are made of facts and say what is missing."""
 
 import json
+from pathlib import Path
 
 import pytest
+from small_dataset import write_dataset
 
 from tfds_builders.records.errors import Refused
 from trainers import lineage, provenance, run_cards, tracking
+from trainers.config import Config
+from trainers.dataset import find, load
+from trainers.dossier import write_dossier
 from trainers.metrics import summarise
 from trainers.strategy import Resources
 
@@ -120,6 +125,24 @@ def test_a_dataset_made_from_another_names_that_one_and_its_archives(run_id, tmp
     assert "built by other means" in text
     assert "built by other means" in other
     assert "plain files" not in other
+
+
+def test_the_audit_of_a_dataset_at_a_url_is_kept_too(tmp_path):
+    import pyarrow as pa
+
+    built = write_dataset(tmp_path / "data", {"train": 4, "test": 4})
+    (tmp_path / "job").mkdir()
+    summary = summarise(pa.table({"label": [0, 1], "p_fake": [0.1, 0.9], "group": ["", ""]}))
+
+    def audit_of(dataset) -> list[Path]:
+        written = write_dossier(tmp_path / "job", dataset, Config(), NAME, summary, {})
+        return [path for path in written if path.name.endswith("audit.json")]
+
+    far = find("toy", f"file://{tmp_path / 'data'}")
+    assert audit_of(load(far)) == []
+    (built / "audit.json").write_text(json.dumps({"findings": []}))
+    assert audit_of(load(far)) == audit_of(load(built)) == [Path("dataset", "toy.audit.json")]
+    assert "The audit found nothing." in (tmp_path / "job" / "dataset_card.md").read_text()
 
 
 def test_the_model_card_says_when_it_is_no_detector_and_what_is_undefined(run_id):
