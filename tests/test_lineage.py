@@ -64,6 +64,20 @@ def test_the_chain_goes_from_the_version_to_the_archive(run_id, tmp_path, capsys
     assert "it was not audited" in text
 
 
+def test_a_run_that_went_on_elsewhere_and_the_code_that_registered_are_told(run_id):
+    client = tracking.client_of()
+    assert "registered by" not in lineage.describe(lineage.lineage_of(f"models:/{NAME}/1"))
+    client.set_tag(run_id, tracking.RESUMED_TAG, json.dumps({"realshard.machine": "another", "workers": "2"}))
+    for key, value in (("source_commit", "ab" * 20), ("source_hash", "cd" * 32)):
+        client.set_model_version_tag(NAME, "1", f"realshard.{key}", value)
+    text = lineage.describe(lineage.lineage_of(f"models:/{NAME}/1"))
+    for part in (f"registered by commit {'ab' * 20}", "resumed with machine another", "resumed with workers 2"):
+        assert part in text
+    for key in ("realshard.source_commit", "realshard.source_hash"):
+        client.set_model_version_tag(NAME, "1", key, client.get_run(run_id).data.tags[key])
+    assert "registered by" not in lineage.describe(lineage.lineage_of(f"models:/{NAME}/1"))
+
+
 def test_what_the_audit_found_is_part_of_the_chain(run_id, tmp_path):
     found = {"severity": "high", "code": "group_leak", "sentence": "3 groups leak.", "action": "", "numbers": {}}
     client = tracking.client_of()
