@@ -16,8 +16,8 @@ _SCANS_LIKE_ONE = 10  # scans cost about as much again as pixels do in a file of
 def admit(data: bytes) -> bytes:
     """An image as registered models may decode it: the same pixels, to be turned the same way.
 
-    A model carries the decoder of its time. Those from before bare.py read all the metadata of JPEG and TIFF files, and
-    count the pages of a TIFF, which takes minutes for thousands.
+    A model carries the decoder of its time. Those from before bare.py read all the metadata of other files than PNG,
+    and count the pages of a TIFF, which takes minutes for thousands.
 
     Raises:
       BadImage: it cannot be read, or decoding would take too much memory or time, though it may be sound.
@@ -29,7 +29,7 @@ def admit(data: bytes) -> bytes:
     scans = _scans(data, facts)
     if scans > MAX_SCANS:
         raise BadImage("unsupported", f"the JPEG file has {scans} scans; at most {MAX_SCANS} are taken here")
-    return bare(data, facts) if facts.format in ("JPEG", "TIFF") else data
+    return data if facts.format == "PNG" else bare(data, facts)  # of PNG files every decoder drops the metadata itself
 
 
 def work_of(data: bytes) -> int:

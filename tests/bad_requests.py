@@ -169,10 +169,17 @@ def jpeg_exif(count: int = 1000, num_segments: int = 8, orientation: int = 1) ->
     return jpeg[:2] + segments + jpeg[2:]
 
 
+def gif_comments(count: int) -> bytes:
+    """A GIF with so many comments of a letter."""
+    gif = small_model.image_bytes("GIF")
+    colours = 3 << (gif[10] & 7) + 1
+    return gif[: 13 + colours] + b"!\xfe\1a\0" * count + gif[13 + colours :]
+
+
 @functools.cache
 def _much_metadata() -> tuple[bytes, ...]:
     """The second has tags that pixels need: no file holds so much in them."""
-    return tiff_tags(), tiff_tags(20, first=512), jpeg_exif()
+    return tiff_tags(), tiff_tags(20, first=512), jpeg_exif(), gif_comments(1_000_000)
 
 
 def _polyglot(random: np.random.Generator) -> bytes:
@@ -253,7 +260,7 @@ _KINDS: dict[str, tuple[set, Callable[[np.random.Generator, int], Send]]] = {
     "many scans": (UNREADABLE, lambda random, _: _post(_scans(random))),
     "much to decode": ({413}, lambda *_: _post(_much_to_decode(), FORM)),
     "many pages": ({200}, lambda *_: _post(_thousands_of_pages())),
-    "much metadata": (READ_OR_NOT, lambda _, number: _post(_much_metadata()[number % 3])),
+    "much metadata": (READ_OR_NOT, lambda _, number: _post(_much_metadata()[number % 4])),
     "huge, to explain": (UNREADABLE, lambda random, _: _post(_bomb(random), path="/v1/explain")),
     "bad video": (READ_OR_NOT, lambda random, _: _post(_bad_video(random))),
     "polyglot": (READ_OR_NOT, lambda random, _: _post(_polyglot(random))),
