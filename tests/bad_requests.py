@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import small_model
 from bad_images import BAD
+from odd_images import tiled_tiff
 from PIL import Image
 from serving import BOUNDARY, FORM, form_of
 from tiny_sources import video
@@ -176,6 +177,12 @@ def gif_comments(count: int) -> bytes:
     return gif[: 13 + colours] + b"!\xfe\1a\0" * count + gif[13 + colours :]
 
 
+@functools.lru_cache(4)
+def huge_tile(side: int) -> bytes:
+    """A TIFF of a few pixels in a tile of `side` x `side`."""
+    return tiled_tiff(np.zeros((40, 56), np.uint8), side, side)
+
+
 @functools.cache
 def _much_metadata() -> tuple[bytes, ...]:
     """The second has tags that pixels need: no file holds so much in them."""
@@ -261,6 +268,7 @@ _KINDS: dict[str, tuple[set, Callable[[np.random.Generator, int], Send]]] = {
     "much to decode": ({413}, lambda *_: _post(_much_to_decode(), FORM)),
     "many pages": ({200}, lambda *_: _post(_thousands_of_pages())),
     "much metadata": (READ_OR_NOT, lambda _, number: _post(_much_metadata()[number % 4])),
+    "huge tile": (UNREADABLE, lambda random, _: _post(huge_tile(4096 + 16 * int(random.integers(500))))),
     "huge, to explain": (UNREADABLE, lambda random, _: _post(_bomb(random), path="/v1/explain")),
     "bad video": (READ_OR_NOT, lambda random, _: _post(_bad_video(random))),
     "polyglot": (READ_OR_NOT, lambda random, _: _post(_polyglot(random))),

@@ -145,6 +145,21 @@ def drop_segment(jpeg: bytes, marker: int) -> bytes:
     return jpeg[:begin] + jpeg[begin + 2 + int.from_bytes(jpeg[begin + 2 : begin + 4]) :]
 
 
+# --- TIFF by hand ----------------------------------------------------------------------------------------------------
+
+
+def tiled_tiff(grey: np.ndarray, tile_width: int, tile_height: int) -> bytes:
+    """A deflated TIFF of uint8 [height, width] in a single tile, which must be as large."""
+    height, width = grey.shape
+    samples = np.zeros((tile_height, tile_width), np.uint8)
+    samples[:height, :width] = grey
+    stream = zlib.compress(samples.tobytes())
+    tags = {256: width, 257: height, 258: 8, 259: 8, 262: 1, 277: 1, 322: tile_width, 323: tile_height}
+    tags |= {324: 8, 325: len(stream)}
+    directory = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    return b"II*\0" + struct.pack("<I", 8 + len(stream)) + stream + struct.pack("<H", len(tags)) + directory + bytes(4)
+
+
 # --- the odd ---------------------------------------------------------------------------------------------------------
 
 ODD: dict[str, Callable[[], Odd]] = {}
@@ -380,6 +395,9 @@ _odd("tiff_big.tif")(lambda: (encode(rgb(), "TIFF", big_tiff=True), rgb()))
 _odd("tiff_jpeg.tif")(lambda: encode(rgb(), "TIFF", compression="jpeg"))
 _odd("tiff_predictor.tif")(lambda: (encode(rgb(), "TIFF", compression="tiff_lzw", tiffinfo={317: 2}), rgb()))
 _odd("tiff_strips.tif")(lambda: (encode(rgb(), "TIFF", tiffinfo={278: 7}, compression="tiff_adobe_deflate"), rgb()))
+
+
+_odd("tiff_tiled.tif", ("grey",))(lambda: (tiled_tiff(rgb()[..., 0], 256, 256), grey_as_rgb(rgb()[..., 0])))
 
 
 @_odd("tiff_fax.tif", ("grey",))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from bad_images import BAD
-from bad_requests import gif_comments, jpeg_exif, tiff_tags
+from bad_requests import gif_comments, huge_tile, jpeg_exif, tiff_tags
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from odd_images import ODD, encode, exif, rgb, turn
@@ -124,6 +124,12 @@ def test_a_tiff_whose_tags_hold_more_than_the_file_is_refused():
     struct.pack_into("<II", offsets, at + 4, 2**18 + 1, 8)
     with pytest.raises(BadImage, match="262145 values"):
         inspect(bytes(offsets))
+
+
+def test_a_tile_that_is_much_larger_than_its_image_is_refused():
+    with pytest.raises(BadImage, match="tiles of 4096 x 4096 for 56 x 40 pixels") as refusal:
+        inspect(huge_tile(4096))
+    assert refusal.value.code == "decompression_bomb"
 
 
 def test_comments_take_no_time():

@@ -9,7 +9,7 @@ from tfds_builders.records.facts import BadImage, ImageFacts, NeedMore, describe
 # TIFF 6.0, its technical notes, and what libtiff's codecs and Pillow know besides; 48129 is what Pillow refuses.
 _TIFF_TAGS = frozenset(
     (*range(256, 260), 262, 266, 273, 274, *range(277, 280), 284, 292, 293, 317, 320, *range(322, 326), 332, 338, 339)
-    + (347, *range(512, 522), *range(529, 533), *range(32996, 32999), 48129, 50674)
+    + (347, *range(512, 522), *range(529, 533), 48129, 50674)
 )
 _TIFF_BYTES = {  # type -> length of one value
     kind: size
@@ -18,6 +18,7 @@ _TIFF_BYTES = {  # type -> length of one value
 }
 _TIFF_OPAQUE = (1, 2, 7)  # types that stay bytes; the values of others become objects of 30 bytes and more
 _MAX_ENTRIES = 2**16 - 1  # of a directory; BigTIFF could have more
+_SMALL_TILE = 2**22  # pixels: so many may be decoded for an image of any size
 _MAX_VALUES = 2**18  # of a tag: four planes of the largest image in strips of one row
 
 
@@ -135,12 +136,18 @@ def inspect_tiff(data: bytes, size: int) -> ImageFacts:
             tags, mode = image.tag_v2, image.mode
             width, height, orientation = int(tags[256]), int(tags[257]), tags.get(274, 1)
             bits = int(max(tags.get(258, (1,))))
+            tile = int(tags.get(322, width)), int(tags.get(323, height))
     except Image.DecompressionBombError as error:
         raise BadImage("decompression_bomb", f"the TIFF header declares too many pixels: {describe(error)}") from None
     except MemoryError:  # says something about the machine, not about the file
         raise
     except Exception as error:  # Pillow raises a dozen types on damaged directories
         raise BadImage("undecodable", f"the TIFF header cannot be read: {describe(error)}") from None
+    if min(tile) <= 0 or _tiled(width, tile[0]) * _tiled(height, tile[1]) > max(_SMALL_TILE, 4 * width * height):
+        raise BadImage(
+            "decompression_bomb",
+            f"the TIFF header declares tiles of {tile[0]} x {tile[1]} for {width} x {height} pixels",
+        )
     if mode.startswith("I;16"):
         mode, bits = "I;16", 16
     if mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "I;16"):
@@ -148,6 +155,11 @@ def inspect_tiff(data: bytes, size: int) -> ImageFacts:
     orientation = orientation if orientation in range(1, 9) else 1
     has_alpha = mode in ("LA", "PA", "RGBA")
     return make_facts("TIFF", width, height, mode, bits, orientation, has_alpha, animated)
+
+
+def _tiled(side: int, tile: int) -> int:
+    """The side of an image that whole tiles make up."""
+    return -(-side // tile) * tile
 
 
 def first_page(tiff: bytes) -> tuple[bytes, bool]:
