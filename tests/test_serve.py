@@ -447,7 +447,7 @@ def test_models_get_no_more_of_a_file_than_its_pixels_need():
 
     assert given[3:] == [b"", b""]
     assert [verdict.error is None for verdict in verdicts] == [True] * 3 + [False] * 2
-    assert "tag 512" in verdicts[3].error
+    assert "tag 513" in verdicts[3].error
     plain = decode_rgb(small_model.image_bytes("TIFF"))
     for data in given[:2]:
         np.testing.assert_array_equal(decode_rgb(data), plain)
