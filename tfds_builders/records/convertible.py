@@ -19,7 +19,7 @@ _TIFF_BYTES = {  # type -> length of one value
 _TIFF_OPAQUE = (1, 2, 7)  # types that stay bytes; the values of others become objects of 30 bytes and more
 _MAX_ENTRIES = 2**16 - 1  # of a directory; BigTIFF could have more
 _SMALL_TILE = 2**22  # pixels: so many may be decoded for an image of any size
-_MAX_VALUES = 2**18  # of a tag: four planes of the largest image in strips of one row
+_MAX_VALUES = 2**16  # of a tag: the highest image in strips of one row. Each strip takes Pillow a few microseconds
 
 
 def gif_blocks(data: bytes) -> Iterator[tuple[int, int, int]]:
