@@ -147,15 +147,21 @@ def _thousands_of_pages() -> bytes:
     return tiff_pages(20_000)
 
 
-def tiff_tags(count: int = 1000, length: int = 1 << 20, first: int = 40_000) -> bytes:
-    """A TIFF of one picture with `count` more tags, from `first` on, which all hold the same `length` bytes."""
+def tiff_tags(count: int = 1000, length: int = 1 << 20, first: int = 40_000, within: bool = False) -> bytes:
+    """A TIFF of one picture with `count` more tags, from `first` on, which all hold the same `length` bytes; `within`
+    another directory, that of EXIF, which the first one names."""
     tiff = bytearray(small_model.image_bytes("TIFF"))
     (begin,) = struct.unpack_from("<I", tiff, 4)
     (entries,) = struct.unpack_from("<H", tiff, begin)
     tags = [bytes(tiff[at : at + 12]) for at in range(begin + 2, begin + 2 + 12 * entries, 12)]
-    tags += [struct.pack("<HHII", tag, 7, length, 8) for tag in range(first, first + count)]
+    more = [struct.pack("<HHII", tag, 7, length, 8) for tag in range(first, first + count)]
+    if within:
+        tags.append(struct.pack("<HHII", 34665, 4, 1, len(tiff)))
+        tiff += struct.pack("<H", count) + b"".join(more) + bytes(4)
+        more = []
     struct.pack_into("<I", tiff, 4, len(tiff))
-    return bytes(tiff) + struct.pack("<H", len(tags)) + b"".join(sorted(tags)) + bytes(4 + length)
+    tags = sorted(tags + more)
+    return bytes(tiff) + struct.pack("<H", len(tags)) + b"".join(tags) + bytes(4 + length)
 
 
 def jpeg_exif(count: int = 1000, num_segments: int = 8, orientation: int = 1) -> bytes:

@@ -53,7 +53,7 @@ def _bare_png(png: bytes) -> bytes:
 
 def _bare_gif(gif: bytes) -> bytes:
     """The screen, and the first image with the controls before it."""
-    parts = []
+    parts: list[bytes] = []
     for introducer, begin, end in gif_blocks(gif):
         if not parts:
             parts.append(gif[:begin])

@@ -54,7 +54,7 @@ class Options:
     shard_config: ShardConfig
     start_anew: bool = False  # drop what an unfinished build left
     made_with: Mapping[str, str | int] = field(default_factory=dict)  # settings of the builder, told in build.json
-    archives: Sequence[Mapping[str, Any]] = ()  # of the built dataset that this one is made from, told there too
+    archives: Sequence[dict[str, Any]] = ()  # of the built dataset that this one is made from, told there too
 
 
 @dataclass(frozen=True)
