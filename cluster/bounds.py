@@ -1,12 +1,10 @@
 """What images may cost to decode, told from what their headers declare.
 
-error = objection(data)        # of one image: not decoded here
-work_of(data)                  # of one image: pixels to go over
+data = admit(data)  # BadImage: is not decoded here
+work_of(data)       # pixels to go over
 """
 
-import contextlib
-
-from tfds_builders.records.decode import plain_bytes
+from tfds_builders.records.bare import bare
 from tfds_builders.records.facts import BadImage, ImageFacts
 from tfds_builders.records.header import inspect
 
@@ -15,16 +13,23 @@ MAX_SCANS = 100  # of a JPEG: each makes the decoder go over all pixels, and pho
 _SCANS_LIKE_ONE = 10  # scans cost about as much again as pixels do in a file of one
 
 
-def objection(data: bytes) -> str | None:
-    """Why an image is not decoded here though it may be sound: decoding would take too much memory or time."""
-    with contextlib.suppress(BadImage):  # the detector says what is wrong with it
-        facts = inspect(data)
-        if facts.width * facts.height > MAX_PIXELS:
-            return f"the image has {facts.width} x {facts.height} pixels; at most {MAX_PIXELS} are taken here"
-        scans = _scans(data, facts)
-        if scans > MAX_SCANS:
-            return f"the JPEG file has {scans} scans; at most {MAX_SCANS} are taken here"
-    return None
+def admit(data: bytes) -> bytes:
+    """An image as registered models may decode it: the same pixels, to be turned the same way.
+
+    A model carries the decoder of its time. Those from before bare.py read all the metadata of other files than PNG,
+    and count the pages of a TIFF, which takes minutes for thousands.
+
+    Raises:
+      BadImage: it cannot be read, or decoding would take too much memory or time, though it may be sound.
+    """
+    facts = inspect(data)
+    if facts.width * facts.height > MAX_PIXELS:
+        size = f"{facts.width} x {facts.height}"
+        raise BadImage("unsupported", f"the image has {size} pixels; at most {MAX_PIXELS} are taken here")
+    scans = _scans(data, facts)
+    if scans > MAX_SCANS:
+        raise BadImage("unsupported", f"the JPEG file has {scans} scans; at most {MAX_SCANS} are taken here")
+    return data if facts.format == "PNG" else bare(data, facts)  # of PNG files every decoder drops the metadata itself
 
 
 def work_of(data: bytes) -> int:
@@ -38,19 +43,6 @@ def work_of(data: bytes) -> int:
         return 0
     pixels, scans = facts.width * facts.height, _scans(data, facts)
     return 0 if pixels > MAX_PIXELS or scans > MAX_SCANS else pixels * (1 + scans // _SCANS_LIKE_ONE)
-
-
-def one_page(data: bytes) -> bytes:
-    """The first page of a TIFF of several as a file of its own, anything else as it is.
-
-    Models registered before convertible.py looked at the first page alone carry a decoder that counts them, which takes
-    minutes for thousands.
-    """
-    if data.startswith((b"II", b"MM")):
-        with contextlib.suppress(BadImage):
-            if inspect(data).animated:
-                return plain_bytes(data)
-    return data
 
 
 def _scans(data: bytes, facts: ImageFacts) -> int:

@@ -12,7 +12,7 @@ import numpy as np
 from ray import serve
 
 from cluster.asking import BATCHES, MAX_LONG
-from cluster.bounds import objection, one_page
+from cluster.bounds import admit
 from cluster.ports import prepare_to_listen
 from cluster.videos import frames_of
 from tfds_builders.records.decode import encode_png
@@ -125,14 +125,11 @@ class Replica:
 
         detector = self._detector
         model = {"model": detector.name, "version": detector.version}
-        error = objection(image)
-        if error is None:
-            try:
-                p_fake, evidence = await _run(self._at_length, occlusion_map, detector, image)
-                return {"p_fake": p_fake, "evidence": evidence.round(6).tolist(), "error": None, **model}
-            except BadImage as bad:
-                error = str(bad)
-        return {"error": error, **model}
+        try:
+            p_fake, evidence = await _run(self._at_length, lambda: occlusion_map(detector, admit(image)))
+        except BadImage as bad:
+            return {"error": str(bad), **model}
+        return {"p_fake": p_fake, "evidence": evidence.round(6).tolist(), "error": None, **model}
 
     async def version(self) -> dict[str, Any]:
         """What is loaded, and what keeps the replica from loading what it should."""
@@ -145,8 +142,16 @@ async def _run(executor: Executor, work: Callable[..., Any], *arguments: Any) ->
 
 def judge(detector: Detector, images: list[bytes]) -> list[Verdict]:
     """The verdict on each image, or why there is none."""
-    errors = [objection(data) for data in images]
-    verdicts = detector.predict([b"" if error else one_page(data) for data, error in zip(images, errors, strict=True)])
+    admitted: list[bytes] = []
+    errors: list[str | None] = []
+    for data in images:
+        try:
+            admitted.append(admit(data))
+            errors.append(None)
+        except BadImage as bad:
+            admitted.append(b"")
+            errors.append(str(bad))
+    verdicts = detector.predict(admitted)
     return [
         dataclasses.replace(verdict, error=error) if error else verdict
         for verdict, error in zip(verdicts, errors, strict=True)

@@ -1,6 +1,6 @@
 """The champion behind HTTP, on Ray Serve: a page, `POST /v1/predict`, health, metrics.
 
-    serve run cluster.serve:app         on the Ray that is running; with a Ray of its own: server.py
+    RAY_ADDRESS=... serve run cluster.serve:app     on a Ray that runs (docs/serving.md); on its own one: server.py
 
 Settings come from the environment: REALSHARD_SERVED_MODEL (default models:/realshard-resnet50@champion),
 REALSHARD_TOKEN (asked for as `Authorization: Bearer ...` when set), REALSHARD_REPLICAS (default 1),

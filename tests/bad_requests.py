@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import small_model
 from bad_images import BAD
+from odd_images import tiled_tiff
 from PIL import Image
 from serving import BOUNDARY, FORM, form_of
 from tiny_sources import video
@@ -146,6 +147,54 @@ def _thousands_of_pages() -> bytes:
     return tiff_pages(20_000)
 
 
+def tiff_tags(count: int = 1000, length: int = 1 << 20, first: int = 40_000, within: bool = False) -> bytes:
+    """A TIFF of one picture with `count` more tags, from `first` on, which all hold the same `length` bytes; `within`
+    another directory, that of EXIF, which the first one names."""
+    tiff = bytearray(small_model.image_bytes("TIFF"))
+    (begin,) = struct.unpack_from("<I", tiff, 4)
+    (entries,) = struct.unpack_from("<H", tiff, begin)
+    tags = [bytes(tiff[at : at + 12]) for at in range(begin + 2, begin + 2 + 12 * entries, 12)]
+    more = [struct.pack("<HHII", tag, 7, length, 8) for tag in range(first, first + count)]
+    if within:
+        tags.append(struct.pack("<HHII", 34665, 4, 1, len(tiff)))
+        tiff += struct.pack("<H", count) + b"".join(more) + bytes(4)
+        more = []
+    struct.pack_into("<I", tiff, 4, len(tiff))
+    tags = sorted(tags + more)
+    return bytes(tiff) + struct.pack("<H", len(tags)) + b"".join(tags) + bytes(4 + length)
+
+
+def jpeg_exif(count: int = 1000, num_segments: int = 8, orientation: int = 1) -> bytes:
+    """A JPEG whose EXIF block, over several segments, has `count` tags that all hold the same bytes, most of it."""
+    length = 65_000 * num_segments
+    tags = [struct.pack("<HHII", 0x0112, 3, 1, orientation)]
+    tags += [struct.pack("<HHII", tag, 7, length - 100, 8) for tag in range(40_000, 40_000 + count)]
+    exif = (b"II*\0" + struct.pack("<IH", 8, len(tags)) + b"".join(tags)).ljust(length, b"\0")
+    parts = [b"Exif\0\0" + exif[begin : begin + 65_000] for begin in range(0, length, 65_000)]
+    segments = b"".join(b"\xff\xe1" + struct.pack(">H", 2 + len(part)) + part for part in parts)
+    jpeg = small_model.image_bytes("JPEG")
+    return jpeg[:2] + segments + jpeg[2:]
+
+
+def gif_comments(count: int) -> bytes:
+    """A GIF with so many comments of a letter."""
+    gif = small_model.image_bytes("GIF")
+    colours = 3 << (gif[10] & 7) + 1
+    return gif[: 13 + colours] + b"!\xfe\1a\0" * count + gif[13 + colours :]
+
+
+@functools.lru_cache(4)
+def huge_tile(side: int) -> bytes:
+    """A TIFF of a few pixels in a tile of `side` x `side`."""
+    return tiled_tiff(np.zeros((40, 56), np.uint8), side, side)
+
+
+@functools.cache
+def _much_metadata() -> tuple[bytes, ...]:
+    """The second has tags that pixels need: no file holds so much in them."""
+    return tiff_tags(), tiff_tags(20, first=512), jpeg_exif(), gif_comments(1_000_000)
+
+
 def _polyglot(random: np.random.Generator) -> bytes:
     other = (b"<html><script>1</script></html>", b"PK\x03\x04" + bytes(60), b"%PDF-1.7\n", b"#!/bin/sh\nexit\n")
     image, text = _image(random), other[random.integers(len(other))]
@@ -224,6 +273,8 @@ _KINDS: dict[str, tuple[set, Callable[[np.random.Generator, int], Send]]] = {
     "many scans": (UNREADABLE, lambda random, _: _post(_scans(random))),
     "much to decode": ({413}, lambda *_: _post(_much_to_decode(), FORM)),
     "many pages": ({200}, lambda *_: _post(_thousands_of_pages())),
+    "much metadata": (READ_OR_NOT, lambda _, number: _post(_much_metadata()[number % 4])),
+    "huge tile": (UNREADABLE, lambda random, _: _post(huge_tile(4096 + 16 * int(random.integers(500))))),
     "huge, to explain": (UNREADABLE, lambda random, _: _post(_bomb(random), path="/v1/explain")),
     "bad video": (READ_OR_NOT, lambda random, _: _post(_bad_video(random))),
     "polyglot": (READ_OR_NOT, lambda random, _: _post(_polyglot(random))),

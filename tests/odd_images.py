@@ -145,6 +145,21 @@ def drop_segment(jpeg: bytes, marker: int) -> bytes:
     return jpeg[:begin] + jpeg[begin + 2 + int.from_bytes(jpeg[begin + 2 : begin + 4]) :]
 
 
+# --- TIFF by hand ----------------------------------------------------------------------------------------------------
+
+
+def tiled_tiff(grey: np.ndarray, tile_width: int, tile_height: int) -> bytes:
+    """A deflated TIFF of uint8 [height, width] in a single tile, which must be as large."""
+    height, width = grey.shape
+    samples = np.zeros((tile_height, tile_width), np.uint8)
+    samples[:height, :width] = grey
+    stream = zlib.compress(samples.tobytes())
+    tags = {256: width, 257: height, 258: 8, 259: 8, 262: 1, 277: 1, 322: tile_width, 323: tile_height}
+    tags |= {324: 8, 325: len(stream)}
+    directory = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    return b"II*\0" + struct.pack("<I", 8 + len(stream)) + stream + struct.pack("<H", len(tags)) + directory + bytes(4)
+
+
 # --- the odd ---------------------------------------------------------------------------------------------------------
 
 ODD: dict[str, Callable[[], Odd]] = {}
@@ -197,6 +212,13 @@ _odd("jpeg_without_huffman_tables.jpg")(
 _odd("jpeg_trailing_bytes.jpg")(lambda: encode(rgb(), "JPEG") + b"a second picture, or rubbish")
 _odd("jpeg_with_icc_and_thumbnail.jpg")(
     lambda: encode(rgb(), "JPEG", icc_profile=bytes(70_000), comment=encode(rgb(8, 8), "JPEG"))
+)
+
+
+_odd("jpeg_rgb_with_jfif.jpg")(  # the marker says YCbCr, the components' names say RGB: the marker counts
+    lambda: (lambda jpeg: jpeg[:2] + encode(rgb(), "JPEG")[2:20] + drop_segment(jpeg, 0xEE)[2:])(
+        encode(rgb(), "JPEG", keep_rgb=True)
+    )
 )
 
 
@@ -367,6 +389,29 @@ _odd("tiff_cmyk.tif", ("cmyk",))(lambda: encode(Image.fromarray(rgb()).convert("
 _odd("tiff_pages.tif", ("animated",))(
     lambda: (encode(rgb(), "TIFF", save_all=True, append_images=[Image.fromarray(rgb(seed=1))]), rgb())
 )
+
+
+_odd("tiff_big.tif")(lambda: (encode(rgb(), "TIFF", big_tiff=True), rgb()))
+_odd("tiff_jpeg.tif")(lambda: encode(rgb(), "TIFF", compression="jpeg"))
+_odd("tiff_predictor.tif")(lambda: (encode(rgb(), "TIFF", compression="tiff_lzw", tiffinfo={317: 2}), rgb()))
+_odd("tiff_strips.tif")(lambda: (encode(rgb(), "TIFF", tiffinfo={278: 7}, compression="tiff_adobe_deflate"), rgb()))
+
+
+_odd("tiff_tiled.tif", ("grey",))(lambda: (tiled_tiff(rgb()[..., 0], 256, 256), grey_as_rgb(rgb()[..., 0])))
+
+
+@_odd("tiff_fax.tif", ("grey",))
+def _tiff_fax():
+    """With a description, a resolution and a workflow of 100 kB beside what the pixels need."""
+    image, more = Image.fromarray(rgb()).convert("1"), {270: "a fax", 37724: bytes(100_000)}
+    data = encode(image, "TIFF", compression="group4", dpi=(300, 300), tiffinfo=more)
+    return data, np.asarray(image.convert("RGB"))
+
+
+@_odd("tiff_palette.tif", ("palette",))
+def _tiff_palette():
+    image, pixels = _palette_image()
+    return encode(image, "TIFF"), pixels
 
 
 @_odd("tiff_16_bits.tif", ("grey", "sixteen_bit"))

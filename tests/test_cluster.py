@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -13,6 +14,8 @@ from pathlib import Path
 
 import psutil
 import pytest
+import small_model
+from serving import post_files, register_first
 from small_dataset import write_dataset
 
 from cluster import head, ui
@@ -137,14 +140,42 @@ def test_the_address_of_the_head_can_be_used(running):
 
 
 def test_nothing_of_the_head_listens_beyond_loopback(running):
-    ours = {running.pid} | {child.pid for child in running.process().children(recursive=True)}
-    listening = [
-        connection.laddr.ip
+    listening = listening_of(running.pid)
+    assert len(listening) >= 5
+    assert set(listening) == {"127.0.0.1"}
+
+
+def listening_of(pid: int) -> list[str]:
+    """The addresses on which a process and all that descend from it listen."""
+    ours = {pid} | {child.pid for child in psutil.Process(pid).children(recursive=True)}
+    return [
+        connection.laddr.ip.removeprefix("::ffff:")
         for connection in psutil.net_connections("tcp")
         if connection.pid in ours and connection.status == psutil.CONN_LISTEN
     ]
-    assert len(listening) >= 5
-    assert {ip.removeprefix("::ffff:") for ip in listening} == {"127.0.0.1"}
+
+
+@pytest.mark.long
+def test_serve_run_serves_on_the_head_and_on_loopback_alone(running, tmp_path):
+    """The command of docs/serving.md with the variables that it names; on a free port instead of 8000."""
+    register_first("realshard-by-command", tmp_path)
+    port = pick_free_port()
+    there = {"RAY_ADDRESS": running.address, "RAY_AUTH_MODE": "disabled", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+    started = shell("serve", "start", "--http-port", str(port), **there)
+    assert started.returncode == 0, started.stderr[-3000:]
+    there["REALSHARD_SERVED_MODEL"] = "models:/realshard-by-command@champion"
+    with subprocess.Popen(
+        ["serve", "run", "cluster.serve:app"],
+        cwd=ROOT, env=user_environment() | there, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    ) as server:  # fmt: skip
+        try:
+            assert any("is ready at" in line for line in server.stdout)
+            status, answer = post_files(f"http://127.0.0.1:{port}", {"a.png": small_model.image_bytes("PNG")})
+            assert (status, answer["results"][0]["model"]) == (200, "realshard-by-command")
+            assert set(listening_of(running.pid) + listening_of(server.pid)) == {"127.0.0.1"}
+        finally:
+            server.send_signal(signal.SIGINT)
+            server.communicate(timeout=120)
 
 
 def test_a_second_head_is_refused(running):

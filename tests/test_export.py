@@ -1,5 +1,6 @@
 """Exports give the registered model's scores, or are not stored."""
 
+import dataclasses
 import json
 import types
 from pathlib import Path
@@ -57,6 +58,14 @@ def test_exports_give_the_registered_scores_and_are_kept_in_the_run(built, capsy
     for scores in (savedmodel(exports["savedmodel"], built.run_id, tmp_path), litert(built.run_id)):
         np.testing.assert_allclose(scores(pixels), expected, atol=1e-5)
         np.testing.assert_allclose(scores(pixels[:1]), expected[:1], atol=1e-5)  # any number of images
+
+
+def test_a_later_export_is_told_beside_the_earlier_ones(built):
+    export.export(MODEL, ["savedmodel", "litert"])
+    before = json.loads(stored(built.run_id, "exports.json"))
+    (again,) = export.export(MODEL, ["litert"])
+    assert json.loads(stored(built.run_id, "exports.json")) == [before[0], dataclasses.asdict(again)]
+    assert [one["format"] for one in before] == ["savedmodel", "litert"]
 
 
 def savedmodel(made: dict, run_id: str, folder: Path):

@@ -64,6 +64,17 @@ def test_it_says_what_it_was_made_from(original, built):
     }  # fmt: skip
 
 
+def test_the_archives_behind_its_source_are_told(tmp_path):
+    manual = sources.zipped(sources.deepfake_faces(tmp_path / "plain"), tmp_path / "zipped")
+    source = sources.build(DeepfakeFaces, manual, tmp_path)
+    built = sources.build(Builder, source, tmp_path / "once")
+    archives = json.loads((source / BUILD).read_text())["archives"]
+    assert archives
+    assert json.loads((built / BUILD).read_text())["archives"] == archives
+    again = sources.build(Builder, built, tmp_path / "twice")
+    assert json.loads((again / BUILD).read_text())["archives"] == archives
+
+
 def test_it_is_found_below_the_folder_too_and_the_same(original, built, tmp_path):
     other = sources.build(Builder, original.parent.parent, tmp_path)
     assert (other / BUILD).read_bytes() == (built / BUILD).read_bytes()

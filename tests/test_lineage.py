@@ -1,11 +1,16 @@
 """A model version says where it came from, back to the archive; cards are made of facts and say what is missing."""
 
 import json
+from pathlib import Path
 
 import pytest
+from small_dataset import write_dataset
 
 from tfds_builders.records.errors import Refused
 from trainers import lineage, provenance, run_cards, tracking
+from trainers.config import Config
+from trainers.dataset import find, load
+from trainers.dossier import write_dossier
 from trainers.metrics import summarise
 from trainers.strategy import Resources
 
@@ -49,6 +54,7 @@ def test_the_chain_goes_from_the_version_to_the_archive(run_id, tmp_path, capsys
         f"{NAME} version 1 (champion)", f"run       {run_id}, job job-7", "Ray job 0100", "commit", "tensorflow 2.",
         "seed 5, 2 x 4 CPU, 3 CPUs each", "train: 7 records, 2 fake", f"fingerprint {'ab' * 32}",
         "found 12 = written 10 + excluded 1 + quarantined 1", f"download.zip, 1234 bytes, sha256 {'cd' * 32}",
+        "made with frames 10",
     ):  # fmt: skip
         assert part in text
     assert text.index("train: 7") < text.index("test: 3")
@@ -56,6 +62,20 @@ def test_the_chain_goes_from_the_version_to_the_archive(run_id, tmp_path, capsys
     chain = json.loads(capsys.readouterr().out)
     assert (chain["builds"], chain["audits"]) == ({"toy": BUILD}, {"toy": None})
     assert "it was not audited" in text
+
+
+def test_a_run_that_went_on_elsewhere_and_the_code_that_registered_are_told(run_id):
+    client = tracking.client_of()
+    assert "registered by" not in lineage.describe(lineage.lineage_of(f"models:/{NAME}/1"))
+    client.set_tag(run_id, tracking.RESUMED_TAG, json.dumps({"realshard.machine": "another", "workers": "2"}))
+    for key, value in (("source_commit", "ab" * 20), ("source_hash", "cd" * 32)):
+        client.set_model_version_tag(NAME, "1", f"realshard.{key}", value)
+    text = lineage.describe(lineage.lineage_of(f"models:/{NAME}/1"))
+    for part in (f"registered by commit {'ab' * 20}", "resumed with machine another", "resumed with workers 2"):
+        assert part in text
+    for key in ("realshard.source_commit", "realshard.source_hash"):
+        client.set_model_version_tag(NAME, "1", key, client.get_run(run_id).data.tags[key])
+    assert "registered by" not in lineage.describe(lineage.lineage_of(f"models:/{NAME}/1"))
 
 
 def test_what_the_audit_found_is_part_of_the_chain(run_id, tmp_path):
@@ -87,11 +107,56 @@ def test_a_submitted_job_goes_by_the_id_that_its_user_knows(monkeypatch):
 def test_the_dataset_card_tells_counts_source_and_findings():
     found = {"severity": "high", "code": "group_leak", "sentence": "3 groups leak.", "action": "", "numbers": {}}
     card = run_cards.dataset_card("toy:1.0.0", BUILD, {"findings": [found]})
-    for part in ("| train | 12 | 10 | 4 | 6 | 1 | 1 |", "cd" * 32, "high: `group_leak`. 3 groups leak.", "frames: 10"):
+    for part in (
+        "| train | 12 | 10 | 4 | 6 | 1 | 1 |",
+        "cd" * 32,
+        "high: `group_leak`. 3 groups leak.",
+        "made with frames 10",
+    ):
         assert part in card
     folder = run_cards.dataset_card("toy:1.0.0", {**BUILD, "archives": []}, None)
     assert "folder of plain files" in folder
     assert "was not audited" in folder
+
+
+def test_a_dataset_made_from_another_names_that_one_and_its_archives(run_id, tmp_path):
+    made_with = {"dataset": "toy", "version": "1.0.0", "fingerprint": BUILD["fingerprint"], "side": 224}
+    harmonised = {**BUILD, "fingerprint": "ef" * 32, "made_with": made_with}
+    (tmp_path / "builds.json").write_text(json.dumps({"harmonised": harmonised, "cats": {}}))
+    tracking.client_of().log_artifact(run_id, str(tmp_path / "builds.json"), "dataset")
+    text = lineage.describe(lineage.lineage_of(f"models:/{NAME}/1"))
+    for told in (text, run_cards.dataset_card("harmonised:1.0.0", harmonised, None)):
+        for part in (
+            f"the dataset toy:1.0.0, fingerprint {'ab' * 32}",
+            "download.zip, 1234 bytes",
+            "made with side 224",
+        ):
+            assert part in told
+        assert "plain files" not in told
+        unpacked = "\n".join(run_cards.sources_of({**harmonised, "archives": []}))
+        assert "plain files" not in unpacked
+    other = run_cards.dataset_card("cats:1.0.0", {}, None)
+    assert "built by other means" in text
+    assert "built by other means" in other
+    assert "plain files" not in other
+
+
+def test_the_audit_of_a_dataset_at_a_url_is_kept_too(tmp_path):
+    import pyarrow as pa
+
+    built = write_dataset(tmp_path / "data", {"train": 4, "test": 4})
+    (tmp_path / "job").mkdir()
+    summary = summarise(pa.table({"label": [0, 1], "p_fake": [0.1, 0.9], "group": ["", ""]}))
+
+    def audit_of(dataset) -> list[Path]:
+        written = write_dossier(tmp_path / "job", dataset, Config(), NAME, summary, {})
+        return [path for path in written if path.name.endswith("audit.json")]
+
+    far = find("toy", f"file://{tmp_path / 'data'}")
+    assert audit_of(load(far)) == []
+    (built / "audit.json").write_text(json.dumps({"findings": []}))
+    assert audit_of(load(far)) == audit_of(load(built)) == [Path("dataset", "toy.audit.json")]
+    assert "The audit found nothing." in (tmp_path / "job" / "dataset_card.md").read_text()
 
 
 def test_the_model_card_says_when_it_is_no_detector_and_what_is_undefined(run_id):

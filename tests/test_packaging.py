@@ -1,16 +1,19 @@
 """What a fresh clone relies on: pinned versions, make's targets, and a README whose commands exist."""
 
+import ast
+import importlib.metadata
 import os
 import re
 import shutil
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
-from readme_tree import BEGIN, END, tree
+from readme_tree import BEGIN, END, ROOMS, tree
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -35,6 +38,33 @@ def test_every_requirement_is_pinned_to_a_version_it_admits():
         requirement = Requirement(text)
         version = pins()[canonicalize_name(requirement.name)]
         assert requirement.specifier.contains(version), f"{text} is pinned to {version}"
+
+
+def imported(*folders: str) -> set[str]:
+    """Top-level modules from elsewhere that the files of these folders import, wherever in a file."""
+    files = [file for folder in folders for file in (ROOT / folder).rglob("*.py")]
+    names = set()
+    for node in (node for file in files for node in ast.walk(ast.parse(file.read_text()))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names.add(node.module.split(".")[0])
+    ours = {path.stem for folder in (*ROOMS, "tests", "benchmarks") for path in (ROOT / folder).glob("*.py")}
+    return names - set(sys.stdlib_module_names) - ours - {*ROOMS, "tests", "benchmarks"}
+
+
+def test_every_package_that_is_imported_is_a_requirement():
+    """Those of benchmarks/ are not looked at: Flask and aiohttp are measured against, as what MLflow and Ray bring."""
+    packages = importlib.metadata.packages_distributions()
+    declared = set(PROJECT["dependencies"])
+    for folders, more in ((ROOMS, ()), (("tests",), PROJECT["optional-dependencies"]["dev"])):
+        names = {canonicalize_name(Requirement(text).name) for text in declared | set(more)}
+        missing = {
+            module
+            for module in imported(*folders)
+            if not names & {canonicalize_name(package) for package in packages[module]}
+        }
+        assert not missing, f"{folders} import what pyproject.toml does not name"
 
 
 def test_the_licence_is_the_one_declared():

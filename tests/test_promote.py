@@ -68,6 +68,26 @@ def test_applying_moves_the_alias_and_rolling_back_returns_it(versions, capsys):
     assert "version 1 is champion again" in capsys.readouterr().out
 
 
+def test_a_challenger_that_waits_is_left_alone_by_rolling_back(versions, tmp_path):
+    assert promote.main([NAME, "--apply"]) == 0
+    add_version(tmp_path, "the-next-job", "challenger", 3.5)
+    assert promote.main([NAME, "--rollback"]) == 0
+    assert aliases() == {"champion": 1, "challenger": 3}
+    assert promote.main([NAME, "--apply"]) == 0
+    assert aliases() == {"champion": 3}
+
+
+def test_what_was_rolled_back_is_not_promoted_again_until_its_tag_is_deleted(versions):
+    assert promote.main([NAME, "--apply"]) == 0
+    assert promote.main([NAME, "--rollback"]) == 0
+    with pytest.raises(Refused, match=rf"version 2 was .* rolled back to version 1: .* tag {promote.ROLLED_BACK_TAG}"):
+        promote.main([NAME, "--apply"])
+    assert aliases() == {"champion": 1, "challenger": 2}
+    versions.delete_model_version_tag(NAME, "2", promote.ROLLED_BACK_TAG)
+    assert promote.main([NAME, "--apply"]) == 0
+    assert aliases() == {"champion": 2}
+
+
 def test_a_worse_challenger_stays_what_it_is(versions, tmp_path, capsys):
     add_version(tmp_path, "a-worse-job", "challenger", 0.2)
     assert promote.main([NAME, "--apply"]) == 1
@@ -119,6 +139,35 @@ def test_versions_evaluated_on_different_builds_are_not_compared(versions, tmp_p
     log_card(versions, tmp_path, "2", 3.0, write_dataset(data, {"test": 8}, name="one", seed=1))
     with pytest.raises(Refused, match="built again"):
         promote.decide(NAME, dataset="one")
+
+
+def test_of_their_own_test_sets_only_the_same_pictures_are_compared(versions, tmp_path):
+    """As of a dataset and of what harmonising it gave: the same names and labels, other pictures."""
+
+    def trained_on(number: str, directory) -> None:
+        version = versions.get_model_version(NAME, number)
+        fingerprint = load(directory).fingerprint
+        versions.set_model_version_tag(NAME, number, "fingerprint", fingerprint)
+        sources = {"sources": [str(directory)], "profile": {}}
+        tracking.log_dataset(version.run_id, "toy:1.0.0/train", fingerprint, "train", **sources)
+
+    first, again, harmonised = (
+        write_dataset(tmp_path / name, {"train": num_train, "validation": 4, "test": 6}, name="toy", seed=seed)
+        for name, num_train, seed in (("first", 8, 0), ("again", 12, 0), ("harmonised", 8, 7))
+    )
+    trained_on("1", first)
+    with pytest.raises(Refused, match=r"data are not there any more.*--dataset D"):
+        promote.decide(NAME)
+    trained_on("2", harmonised)
+    with pytest.raises(Refused, match="the pictures are not the same"):
+        promote.decide(NAME)
+    assert promote.GATE_TAG not in versions.get_model_version(NAME, "2").tags
+
+    number = add_version(tmp_path, "job-again", "challenger", 3.0)
+    trained_on(number, again)
+    assert promote.decide(NAME)["promote"]
+    uses = [tag for tag in versions.get_registered_model(NAME).tags if tag.startswith(promote.USES_TAG)]
+    assert len(uses) == 2  # of either build
 
 
 @pytest.mark.parametrize("number", ["1", "2"])

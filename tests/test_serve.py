@@ -17,7 +17,7 @@ import numpy as np
 import psutil
 import pytest
 import small_model
-from bad_requests import tiff_pages
+from bad_requests import jpeg_exif, tiff_pages, tiff_tags
 from PIL import Image
 from ray.exceptions import RayActorError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
@@ -30,11 +30,12 @@ from cluster import replica
 from cluster.answers import Evidence, Verdicts
 from cluster.api import PAGE, make_api
 from cluster.asking import MAX_LONG, MAX_VIDEOS, Asking, within
-from cluster.bounds import MAX_PIXELS, MAX_SCANS, objection, work_of
+from cluster.bounds import MAX_PIXELS, MAX_SCANS, admit, work_of
 from cluster.refusal import Refusal
 from cluster.uploads import MAX_FILES, Uploads
 from tfds_builders.records.decode import decode_rgb
 from tfds_builders.records.errors import Refused
+from tfds_builders.records.facts import BadImage
 from tfds_builders.records.frames import take_frames
 from tfds_builders.records.header import inspect
 from trainers import registry, tracking
@@ -294,16 +295,18 @@ def test_the_page_works_under_a_prefix():
 def test_images_that_cost_too_much_to_decode_are_not_decoded():
     file = io.BytesIO()
     Image.new("1", (MAX_PIXELS // 8000 + 1, 8000)).save(file, "PNG")
-    assert "pixels" in objection(file.getvalue())
     jpeg = small_model.image_bytes("JPEG")
     scans = jpeg[:-2] + jpeg[jpeg.index(b"\xff\xda") : -2] * MAX_SCANS + b"\xff\xd9"
-    assert "scans" in objection(scans)
+    tags = tiff_tags(20, first=512)
+    for data, word in ((file.getvalue(), "pixels"), (scans, "scans"), (tags, "tag"), (b"no image", "text")):
+        with pytest.raises(BadImage, match=word):
+            admit(data)
+        assert work_of(data) == 0
     for kind in small_model.FORMATS:
-        assert objection(small_model.image_bytes(kind)) is None
-    assert objection(b"no image") is None  # that is for the decoder to say
+        image = small_model.image_bytes(kind)
+        np.testing.assert_array_equal(decode_rgb(admit(image)), decode_rgb(image))
     assert work_of(jpeg) == 40 * 56
     assert work_of(jpeg[:-2] + jpeg[jpeg.index(b"\xff\xda") : -2] * 19 + b"\xff\xd9") == 3 * 40 * 56  # 20 scans
-    assert work_of(b"no image") == work_of(scans) == work_of(file.getvalue()) == 0
 
 
 class Held:
@@ -428,9 +431,8 @@ def test_long_work_of_a_client_that_left_keeps_other_long_work_waiting(monkeypat
     assert most == 1
 
 
-def test_models_get_the_first_page_of_a_tiff_and_nothing_else():
-    """Those registered earlier count the pages."""
-    pages, plain = tiff_pages(20_000), small_model.image_bytes("TIFF")
+def test_models_get_no_more_of_a_file_than_its_pixels_need():
+    """The decoders of those registered earlier count the pages of a TIFF and read all metadata, and turn JPEG by it."""
     given = []
 
     class Recorder:
@@ -440,10 +442,20 @@ def test_models_get_the_first_page_of_a_tiff_and_nothing_else():
             given.extend(images)
             return [registry.Verdict("real", 0.1, 0.5, None) for _ in images]
 
-    replica.judge(Recorder(), [pages, plain])
-    assert inspect(given[0]).format == "PNG"
-    np.testing.assert_array_equal(decode_rgb(given[0]), decode_rgb(plain))
-    assert given[1] is plain
+    received = [tiff_pages(20_000), tiff_tags(), jpeg_exif(orientation=6), tiff_tags(20, first=512), b"no image"]
+    verdicts = replica.judge(Recorder(), received)
+
+    assert given[3:] == [b"", b""]
+    assert [verdict.error is None for verdict in verdicts] == [True] * 3 + [False] * 2
+    assert "tag 513" in verdicts[3].error
+    plain = decode_rgb(small_model.image_bytes("TIFF"))
+    for data in given[:2]:
+        np.testing.assert_array_equal(decode_rgb(data), plain)
+        with Image.open(io.BytesIO(data)) as image:
+            assert (image.n_frames, max(image.tag_v2) < 40_000) == (1, True)
+    assert inspect(given[2]).orientation == 6
+    assert len(given[2]) < len(small_model.image_bytes("JPEG")) + 100
+    np.testing.assert_array_equal(decode_rgb(given[2]), decode_rgb(received[2]))
 
 
 class Failing:

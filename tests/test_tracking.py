@@ -184,7 +184,19 @@ def test_an_unfinished_job_goes_on_in_its_run(experiment_id, status):
     run = tracking.client_of().get_run(run_id)
     assert run.info.status == "RUNNING"
     assert run.data.params == {"epochs": "3", "workers": "2", "seed": "7"}
-    assert json.loads(run.data.tags["realshard.resumed_with"]) == {"workers": "1"}
+    assert json.loads(run.data.tags[tracking.RESUMED_TAG]) == {"workers": "1"}
+
+
+def test_a_job_that_goes_on_elsewhere_says_so_and_keeps_where_it_began(experiment_id, monkeypatch):
+    begun, gone_on = ({"realshard.machine": machine, "realshard.family": "cnn"} for machine in ("one", "another"))
+    run_id = tracking.open_run(experiment_id, "job-moved", {}, begun)
+    monkeypatch.setattr(tracking, "source_tags", lambda: {"realshard.source_commit": "ab" * 20})
+    tracking.open_run(experiment_id, "job-moved", {}, gone_on)
+    tags = tracking.client_of().get_run(run_id).data.tags
+    assert tags["realshard.machine"] == "one"
+    assert tags["realshard.source_commit"] != "ab" * 20
+    expected = {"realshard.machine": "another", "realshard.source_commit": "ab" * 20}
+    assert json.loads(tags[tracking.RESUMED_TAG]) == expected
 
 
 def test_a_finished_job_is_not_gone_on_with(experiment_id):

@@ -13,6 +13,7 @@ from typing import Any
 from trainers.config import Config, to_dict
 from trainers.dataset import Dataset
 from trainers.run_cards import dataset_card, model_card
+from trainers.storage import Location, filesystem
 
 BUILDS = "dataset/builds.json"
 AUDIT = "audit.json"  # what `python -m tfds_builders.audit` leaves beside the shards
@@ -53,8 +54,9 @@ def write_dossier(
     return written
 
 
-def _audit(source: Any) -> dict[str, Any] | None:
+def _audit(source: Location) -> dict[str, Any] | None:
+    files, root = filesystem(source)
     try:
-        return json.loads((Path(str(source)) / AUDIT).read_text())
+        return json.loads(files.cat_file(f"{root}/{AUDIT}"))
     except (OSError, ValueError):  # not audited, or not on this machine
         return None

@@ -26,8 +26,9 @@ from trainers.predict import silent_stderr
 from trainers.reader import open_reader
 from trainers.registry import MAX_DIFFERENCE, Detector, excess_difference, load_detector
 from trainers.timing import images_per_second
-from trainers.tracking import client_of
+from trainers.tracking import client_of, read_artifact
 
+EXPORTS = "exports.json"  # of each format, the last one
 NUM_IMAGES = 32  # compared, and timed as one batch
 _TIMED_SECS = 2.0
 _SMALLEST = 1e-7  # of P(fake) and 1 - P(fake), before the logit: as in verdict.py
@@ -130,7 +131,9 @@ def export(model_uri: str, formats: Sequence[str]) -> list[Export]:
             its_speed = images_per_second(scores, pixels, _TIMED_SECS)
             exports.append(Export(name, made, size, its_speed, speed, difference))
         Path(temporary, "detector.json").write_text(json.dumps(network.settings, indent=1))
-        Path(temporary, "exports.json").write_text(json.dumps([asdict(one) for one in exports], indent=1))
+        made_before = json.loads(read_artifact(run_id, f"{folder}/{EXPORTS}") or "[]")
+        told = {one["format"]: one for one in [*made_before, *map(asdict, exports)]}
+        Path(temporary, EXPORTS).write_text(json.dumps(list(told.values()), indent=1))
         client.log_artifacts(run_id, temporary, folder)
     return exports
 

@@ -2,6 +2,7 @@
 
 tested = judged(version, dataset="")          # the run's own test set; or a dataset's, evaluated with --log
 tested.predictions, tested.fingerprints
+check_same(tested, tested_of_other)
 check_apart(version, tested)
 """
 
@@ -23,6 +24,7 @@ from trainers.tracking import read_artifact
 from trainers.worker import PREDICTIONS
 
 FINGERPRINT_DIGITS = 16  # that a card tells
+_UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ def judged(version: Any, dataset: str = "") -> Judged:
         fingerprints = tuple(re.findall(rf"\b[0-9a-f]{{{FINGERPRINT_DIGITS}}}\b", told))
         return Judged(predictions, fingerprints, _records_of(dataset.split("+"), fingerprints))
     origin = origin_of(version.run_id)
-    fingerprint = version.tags.get("fingerprint", "unknown")[:FINGERPRINT_DIGITS]
+    fingerprint = version.tags.get("fingerprint", _UNKNOWN)[:FINGERPRINT_DIGITS]
     return Judged(predictions, (fingerprint,), origin.test if origin else None)
 
 
@@ -76,6 +78,32 @@ def _records_of(names: list[str], fingerprints: tuple[str, ...]) -> pa.Table | N
     if tuple(dataset.fingerprint[:FINGERPRINT_DIGITS] for dataset in datasets) != fingerprints:
         return None  # built again since
     return pa.concat_tables([identities(dataset, dataset.select("test").ids()) for dataset in datasets])
+
+
+def check_same(champion: Judged, challenger: Judged) -> None:
+    """The two were tested on one build of the data, or on builds whose test records are the same pictures.
+
+    Raises:
+      Refused: they were not, or it is not known.
+    """
+    builds = {champion.fingerprints, challenger.fingerprints}
+    if len(builds) == 1 and (_UNKNOWN,) not in builds:
+        return
+    pictures = [
+        each.records.select(["id", "sha256"]).sort_by("id") if each.records is not None else None
+        for each in (champion, challenger)
+    ]
+    because = ""
+    if pictures[0] is None or pictures[1] is None:
+        because = "their data are not there any more, so it is not known whether the pictures are the same"
+    elif pictures[0]["sha256"].null_count or not pictures[0].equals(pictures[1]):
+        because = "the pictures are not the same"
+    if because:
+        told = " and ".join("+".join(each.fingerprints) for each in (champion, challenger))
+        raise Refused(
+            f"The two were tested on different builds of the data (fingerprints {told}), and {because}. Evaluate both "
+            "on one dataset, `python -m trainers.evaluate --dataset D --log`, and promote with --dataset D."
+        )
 
 
 def check_apart(version: Any, tested: Judged) -> bool:

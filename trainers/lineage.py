@@ -13,8 +13,9 @@ from typing import Any
 
 from trainers.dossier import AUDIT, BUILDS
 from trainers.registry import resolve
+from trainers.run_cards import BY_OTHER_MEANS, sources_of
 from trainers.store import ensure_reachable, tracking_uri
-from trainers.tracking import client_of, read_artifact
+from trainers.tracking import RESUMED_TAG, client_of, read_artifact
 
 UNKNOWN = "unknown"
 
@@ -23,9 +24,11 @@ def lineage_of(model_uri: str) -> dict[str, Any]:
     """The chain, fit for JSON.
 
     Returns:
-      model, run, code, training, datasets (a list: name, fingerprint, split, records, fake), builds (what the
-      datasets' build.json say, by name; empty for a run that stored none), audits (what was found in them, by name: a
-      list of severity, code, sentence; None for one that was not audited). What a run did not record is "unknown".
+      model, run (resumed_with: what was otherwise when it was gone on with), code (of the run's first start;
+      version_commit, version_files: of what registered the version), training, datasets (a list: name, fingerprint,
+      split, records, fake), builds (what the datasets' build.json say, by name; empty for a run that stored none),
+      audits (what was found in them, by name: a list of severity, code, sentence; None for one that was not audited).
+      What a run did not record is "unknown".
 
     Raises:
       Refused: no such model, or a store that does not answer.
@@ -50,13 +53,21 @@ def lineage_of(model_uri: str) -> dict[str, Any]:
     builds = json.loads(read_artifact(run.info.run_id, BUILDS) or "{}")
     return {
         "model": {"name": name, "version": number, "aliases": sorted(version.aliases), "tags": dict(version.tags)},
-        "run": {"id": run.info.run_id, "job": tag("job"), "status": run.info.status, "ray_job": tag("ray_job_id")},
+        "run": {
+            "id": run.info.run_id,
+            "job": tag("job"),
+            "status": run.info.status,
+            "ray_job": tag("ray_job_id"),
+            "resumed_with": json.loads(tags.get(RESUMED_TAG, "{}")),
+        },
         "code": {
             "commit": tag("source_commit"),
             "dirty": tag("source_dirty"),
             "files": tag("source_hash"),
             "python": tag("python"),
             "packages": tag("packages"),
+            "version_commit": version.tags.get("realshard.source_commit", UNKNOWN),
+            "version_files": version.tags.get("realshard.source_hash", UNKNOWN),
         },
         "training": {
             "seed": params.get("seed", UNKNOWN),
@@ -83,15 +94,19 @@ def describe(chain: dict[str, Any]) -> str:
     model, run, code, training = (chain[key] for key in ("model", "run", "code", "training"))
     aliases = f" ({', '.join(model['aliases'])})" if model["aliases"] else ""
     dirty = {"true": ", with changes that were not committed", "false": ""}.get(code["dirty"], ", cleanness unknown")
+    changed, by = run["resumed_with"], (code["version_commit"], code["version_files"])
+    is_by_another = code["version_files"] != UNKNOWN and by != (code["commit"], code["files"])
     lines = [
         f"model     {model['name']} version {model['version']}{aliases}",
         f"run       {run['id']}, job {run['job']}, {run['status']}, Ray job {run['ray_job']}",
         f"code      commit {code['commit']}{dirty}; files {code['files'][:12]}; Python {code['python']}",
         f"          {code['packages']}",
+        *([f"          registered by commit {by[0]}; files {by[1][:12]}"] if is_by_another else []),
         f"training  seed {training['seed']}, {training['devices']}, on {training['machine']}",
     ]
     if training["weights"].startswith("models:/"):
         lines.append(f"          begun with {training['weights']}")
+    lines += [f"          resumed with {key.removeprefix('realshard.')} {value}" for key, value in changed.items()]
     lines += [
         f"data      {row['split']}: {row['records']} records, {row['fake']} fake, of {row['name']}"
         for row in chain["datasets"]
@@ -105,7 +120,7 @@ def describe(chain: dict[str, Any]) -> str:
 
 def _describe_build(name: str, build: dict[str, Any]) -> list[str]:
     if "fingerprint" not in build:
-        return [f"dataset   {name} was built by other means: it kept no account of its source"]
+        return [f"dataset   {name} {BY_OTHER_MEANS}"]
     found, written, excluded, quarantined, validation = (
         build.get(key, UNKNOWN) for key in ("found", "written", "excluded", "quarantined", "validation")
     )
@@ -114,11 +129,7 @@ def _describe_build(name: str, build: dict[str, Any]) -> list[str]:
         f"          found {found} = written {written} + excluded {excluded} + quarantined {quarantined}, checked to "
         f"the depth {validation}",
     ]
-    archives = build.get("archives") or []
-    lines += [f"source    {zipped['name']}, {zipped['bytes']} bytes, sha256 {zipped['sha256']}" for zipped in archives]
-    if not archives:
-        lines.append("source    a folder of plain files; the fingerprint is over the sha256 of each")
-    return lines
+    return lines + [f"source    {line}" for line in sources_of(build)]
 
 
 def _describe_audit(findings: list[dict[str, str]] | None) -> list[str]:

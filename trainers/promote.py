@@ -5,9 +5,9 @@
     python -m trainers.promote realshard-resnet50 --rollback   # the champion before this one is champion again
 
 The decision is trainers/gate.py's, on the test predictions that each version's run stored, or with `--dataset D` on
-those that `python -m trainers.evaluate --model ... --dataset D --log` put into the runs of both. No image of the test
-set may have made one of the two. The decision is written to the challenger's tags, and how often a test set decided is
-counted on the registered model.
+those that `python -m trainers.evaluate --model ... --dataset D --log` put into the runs of both: of the same pictures,
+none of which may have made one of the two. The decision is written to the challenger's tags, and how often a test set
+decided is counted on the registered model.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from typing import Any
 
 from tfds_builders.records.errors import Refused
 from trainers import gate
-from trainers.judged import check_apart, judged
+from trainers.judged import check_apart, check_same, judged
 from trainers.registry import CHALLENGER, CHAMPION, aliases_locked
 from trainers.store import ensure_reachable, tracking_uri
 from trainers.tracking import client_of, mlflow_module
@@ -26,6 +26,7 @@ from trainers.tracking import client_of, mlflow_module
 DEFAULT_NAME = "realshard-resnet50"
 _NOT_APART = "it is not known here whether its images trained one of the two: their data are not there any more"
 GATE_TAG, PREVIOUS_TAG, USES_TAG = "realshard.gate", "realshard.champion_before", "realshard.gate_uses"
+ROLLED_BACK_TAG = "realshard.rolled_back_to"  # of a version that was champion: the one that took its place again
 
 
 def decide(
@@ -46,8 +47,9 @@ def decide(
       included.
 
     Raises:
-      Refused: no such model, no challenger, predictions that cannot be compared, a model made from images of the test
-        set, aliases that somebody else moved meanwhile, a store that does not answer.
+      Refused: no such model, no challenger, one that was champion and rolled back, predictions that cannot be compared,
+        a model made from images of the test set, aliases that somebody else moved meanwhile, a store that does not
+        answer.
     """
     client = _client()
     with aliases_locked(name):
@@ -57,10 +59,17 @@ def decide(
         if CHAMPION not in aliases:
             raise Refused(f"{name} has no {CHAMPION} to compare with: set that alias in MLflow once.")
         versions = {alias: client.get_model_version(name, aliases[alias]) for alias in (CHAMPION, CHALLENGER)}
+        if before := versions[CHALLENGER].tags.get(ROLLED_BACK_TAG):
+            raise Refused(
+                f"{name} version {aliases[CHALLENGER]} was champion and was rolled back to version {before}: it is not "
+                "judged again. Train another version, or delete the tag "
+                f"{ROLLED_BACK_TAG} of this one in MLflow if what spoke against it is mended."
+            )
         tested = {alias: judged(version, dataset) for alias, version in versions.items()}
         builds = {alias: each.fingerprints for alias, each in tested.items()}
         if dataset and builds[CHAMPION] != builds[CHALLENGER]:
             raise Refused(f"{dataset} was built again between the evaluations of the two: evaluate both once more.")
+        check_same(tested[CHAMPION], tested[CHALLENGER])
         is_apart = all([check_apart(version, tested[CHALLENGER]) for version in versions.values()])  # noqa: C419  # each
         decision = gate.judge(
             tested[CHAMPION].predictions,
@@ -71,7 +80,8 @@ def decide(
         )
         decision |= {f"{alias}_version": int(aliases[alias]) for alias in (CHAMPION, CHALLENGER)}
         decision["is_apart"] = is_apart
-        decision["test_set_uses"] = _count_use(client, name, tested[CHALLENGER].fingerprints)
+        fingerprints = {fingerprint for each in tested.values() for fingerprint in each.fingerprints}
+        decision["test_set_uses"] = _count_use(client, name, sorted(fingerprints))
         decision["applied"] = apply and decision["promote"]
         client.set_model_version_tag(name, aliases[CHALLENGER], GATE_TAG, json.dumps(decision, sort_keys=True))
         if decision["applied"]:
@@ -87,19 +97,25 @@ def decide(
 def roll_back(name: str) -> tuple[int, int]:
     """Makes the champion before this one champion again. Returns the version that was, and the one that is now.
 
+    What was champion becomes the challenger unless another version is, and is not judged again: the gate would undo
+    this.
+
     Raises:
       Refused: no champion, or one that replaced none.
     """
     client = _client()
     with aliases_locked(name):
-        current = _aliases(client, name).get(CHAMPION)
+        aliases = _aliases(client, name)
+        current = aliases.get(CHAMPION)
         if current is None:
             raise Refused(f"{name} has no {CHAMPION} to roll back from.")
         before = client.get_model_version(name, current).tags.get(PREVIOUS_TAG)
         if before is None:
             raise Refused(f"{name} version {current} replaced no champion: there is nothing to roll back to.")
+        client.set_model_version_tag(name, current, ROLLED_BACK_TAG, before)
         client.set_registered_model_alias(name, CHAMPION, before)
-        client.set_registered_model_alias(name, CHALLENGER, current)
+        if CHALLENGER not in aliases:
+            client.set_registered_model_alias(name, CHALLENGER, current)
     return int(current), int(before)
 
 
@@ -172,7 +188,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.rollback:
         was, now = roll_back(options.name)
-        print(f"{options.name}: version {now} is champion again, version {was} is the challenger")
+        print(f"{options.name}: version {now} is champion again; version {was}, which was, is not judged again")
         return 0
     decision = decide(
         options.name, metric=options.metric, max_drop=options.max_drop, dataset=options.dataset, apply=options.apply

@@ -6,6 +6,7 @@ Cards in the sense of Mitchell et al. 2019 (model cards) and Gebru et al. 2021 (
 from collections.abc import Mapping
 from typing import Any
 
+BY_OTHER_MEANS = "was built by other means: it kept no account of its source"
 _UNDEFINED = "undefined"
 
 
@@ -17,19 +18,17 @@ def dataset_card(name: str, build: Mapping[str, Any], audit: Mapping[str, Any] |
       build: counts per split, validation, archives, fingerprint.
       audit: findings; None if the dataset was not audited.
     """
-    lines = [f"# {name}", "", f"Fingerprint `{build.get('fingerprint', 'unknown')}`.", ""]
-    lines += ["| split | found | written | real | fake | excluded | quarantined |", "|---|---|---|---|---|---|---|"]
-    columns = ("found", "written", "real", "fake", "excluded", "quarantined")
-    for split, counts in build.get("splits", {}).items():
-        lines.append(f"| {split} | " + " | ".join(f"{counts.get(column, 0):,}" for column in columns) + " |")
-    lines += ["", f"Files were checked to the depth `{build.get('validation', 'unknown')}`."]
-    made_with = build.get("made_with") or {}
-    lines += [f"- {key}: {value}" for key, value in sorted(made_with.items())]
-    lines += ["", "## Source", ""]
-    archives = build.get("archives") or []
-    lines += [f"- `{zipped['name']}`, {zipped['bytes']:,} bytes, sha256 `{zipped['sha256']}`" for zipped in archives]
-    if not archives:
-        lines.append("A folder of plain files; the fingerprint above is over the sha256 of every one of them.")
+    lines = [f"# {name}", ""]
+    if "fingerprint" in build:
+        lines += [f"Fingerprint `{build['fingerprint']}`.", ""]
+        lines += ["| split | found | written | real | fake | excluded | quarantined |", "|---|---|---|---|---|---|---|"]
+        columns = ("found", "written", "real", "fake", "excluded", "quarantined")
+        for split, counts in build.get("splits", {}).items():
+            lines.append(f"| {split} | " + " | ".join(f"{counts.get(column, 0):,}" for column in columns) + " |")
+        lines += ["", f"Files were checked to the depth `{build.get('validation', 'unknown')}`."]
+        lines += ["", "## Source", "", *(f"- {line}" for line in sources_of(build))]
+    else:
+        lines.append(f"This dataset {BY_OTHER_MEANS}.")
     lines += ["", "## Audit", ""]
     if audit is None:
         lines.append("This dataset was not audited (`python -m tfds_builders.audit`).")
@@ -39,6 +38,20 @@ def dataset_card(name: str, build: Mapping[str, Any], audit: Mapping[str, Any] |
         if not findings:
             lines.append("The audit found nothing.")
     return "\n".join(lines) + "\n"
+
+
+def sources_of(build: Mapping[str, Any]) -> list[str]:
+    """What a dataset was made from, by its build.json: another dataset, archives or plain files, and the settings."""
+    made_with = dict(build.get("made_with") or {})
+    lines = []
+    if "fingerprint" in made_with:
+        name, version, fingerprint = (made_with.pop(key, "unknown") for key in ("dataset", "version", "fingerprint"))
+        lines.append(f"the dataset {name}:{version}, fingerprint {fingerprint}")
+    archives = build.get("archives") or []
+    lines += [f"{zipped['name']}, {zipped['bytes']} bytes, sha256 {zipped['sha256']}" for zipped in archives]
+    if not lines:
+        lines.append("a folder of plain files; the fingerprint is over the sha256 of each")
+    return lines + [f"made with {key} {value}" for key, value in sorted(made_with.items())]
 
 
 def model_card(

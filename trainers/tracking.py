@@ -19,6 +19,7 @@ from trainers.source_code import source_tags
 from trainers.store import database_file, ensure_reachable, tracking_uri, without_password
 
 JOB_TAG = "realshard.job"
+RESUMED_TAG = "realshard.resumed_with"
 PARENT_TAG = "mlflow.parentRunId"  # MLflow's own: its pages show a run under the one that this names
 _BATCH_PARAMS = 100  # MLflow's limit for one call
 _DIGEST_CHARACTERS = 36  # MLflow's limit
@@ -90,7 +91,7 @@ def open_run(
       experiment_id: from `experiment`.
       job_name: names the run; a job has one, however often it is restarted.
       config: the resolved configuration, flat; becomes the run's params. A run gone on with keeps the params it began
-        with, and what differs now is kept in the tag `realshard.resumed_with`.
+        with, as it does the tags, and what differs now is kept in the tag RESUMED_TAG: {param or tag: value}.
       tags: further tags, such as the dataset's fingerprint. Those of `source_tags` are added.
       reopen: go on with a finished one too: the parent of runs that are found again, a job without its result.
 
@@ -100,17 +101,20 @@ def open_run(
     client = client_of()
     entities = mlflow_module().entities
     params = {key: str(value) for key, value in config.items()}
+    all_tags = {JOB_TAG: job_name, "mlflow.source.name": "realshard", **source_tags(), **tags}
+    all_tags = {key: str(value) for key, value in all_tags.items()}
     run = _find_run(client, job_name, [experiment_id])
     if run is None:
-        all_tags = {JOB_TAG: job_name, "mlflow.source.name": "realshard", **source_tags(), **tags}
-        run = client.create_run(experiment_id, run_name=job_name, tags={key: str(all_tags[key]) for key in all_tags})
+        run = client.create_run(experiment_id, run_name=job_name, tags=all_tags)
     elif run.info.status == "FINISHED" and not reopen:
         raise Refused(f"the job {job_name!r} has finished, as run {run.info.run_id}: choose another name")
     else:
         client.update_run(run.info.run_id, status="RUNNING")
         changed = {key: value for key, value in params.items() if run.data.params.get(key, value) != value}
+        ours = {key: value for key, value in all_tags.items() if key.startswith("realshard.")}
+        changed |= {key: value for key, value in ours.items() if run.data.tags.get(key) != value}
         if changed:
-            client.set_tag(run.info.run_id, "realshard.resumed_with", json.dumps(changed, sort_keys=True))
+            client.set_tag(run.info.run_id, RESUMED_TAG, json.dumps(changed, sort_keys=True))
     new = [entities.Param(key, value) for key, value in params.items() if key not in run.data.params]
     for start in range(0, len(new), _BATCH_PARAMS):
         client.log_batch(run.info.run_id, params=new[start : start + _BATCH_PARAMS])

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -60,8 +61,12 @@ class Builder(ShardedBuilder):
 
     def made_with(self, manual_dir: Path) -> Mapping[str, str | int]:
         """The dataset that it was made from, and the size of the images."""
-        build = json.loads((_find_built(manual_dir) / BUILD).read_text())
+        build = _account_of(manual_dir)
         return {name: build[name] for name in ("dataset", "version", "fingerprint")} | {"side": _side()}
+
+    def archives(self, manual_dir: Path) -> list[dict[str, Any]]:
+        """Those of the dataset that it was made from."""
+        return _account_of(manual_dir).get("archives", [])
 
     def assign_splits(self, scan: pa.Table) -> Mapping[str, np.ndarray]:
         """Splits and schemes as they were."""
@@ -69,6 +74,10 @@ class Builder(ShardedBuilder):
         manifest = pq.read_table(self._built / MANIFEST, columns=["id", "split", *schemes])
         kept = manifest.take(pc.index_in(scan["id"], manifest["id"]).combine_chunks())
         return {name: np.array(kept[name].to_pylist(), dtype=object) for name in ("split", *schemes)}
+
+
+def _account_of(folder: Path) -> dict[str, Any]:
+    return json.loads((_find_built(folder) / BUILD).read_text())
 
 
 def _find_built(folder: Path) -> Path:

@@ -6,6 +6,21 @@ from collections.abc import Iterator
 
 from tfds_builders.records.facts import BadImage, ImageFacts, NeedMore, describe, exif_orientation, make_facts, need
 
+# TIFF 6.0, its technical notes, and what libtiff's codecs and Pillow know besides; 48129 is what Pillow refuses.
+_TIFF_TAGS = frozenset(
+    (*range(256, 260), 262, 266, 273, 274, *range(277, 280), 284, 292, 293, 317, 320, *range(322, 326), 332, 338, 339)
+    + (347, *range(512, 522), *range(529, 533), 48129, 50674)
+)
+_TIFF_BYTES = {  # type -> length of one value
+    kind: size
+    for size, kinds in {1: (1, 2, 6, 7), 2: (3, 8), 4: (4, 9, 11, 13), 8: (5, 10, 12, 16)}.items()
+    for kind in kinds
+}
+_TIFF_OPAQUE = (1, 2, 7)  # types that stay bytes; the values of others become objects of 30 bytes and more
+_MAX_ENTRIES = 2**16 - 1  # of a directory; BigTIFF could have more
+_SMALL_TILE = 2**22  # pixels: so many may be decoded for an image of any size
+_MAX_VALUES = 2**16  # of a tag: the highest image in strips of one row. Each strip takes Pillow a few microseconds
+
 
 def gif_blocks(data: bytes) -> Iterator[tuple[int, int, int]]:
     """The blocks of a whole GIF file: (introducer byte, begin, end), the last being the trailer 0x3B.
@@ -107,30 +122,32 @@ def inspect_webp(data: bytes, size: int) -> ImageFacts:
 
 
 def inspect_tiff(data: bytes, size: int) -> ImageFacts:
-    """Pillow reads the first directory, which lies anywhere in the file. Further ones, of which a small file can hold
-    thousands, are not walked: counting them would take Pillow time that grows with their square."""
+    """Pillow reads the first directory, which lies anywhere in the file, without the tags that pixels do not need.
+    Further ones, of which a small file can hold thousands, are not walked: counting them would take Pillow time that
+    grows with their square."""
     from PIL import Image, TiffImagePlugin
 
     if len(data) < size:
         raise NeedMore(size)
-    if 42 in data[2:4]:  # not BigTIFF, 43; Pillow's message would not say that the directory is cut off
-        order = "<" if data[0] == 0x49 else ">"
-        (offset,) = struct.unpack_from(order + "I", data, 4)
-        (entries,) = struct.unpack_from(order + "H", data, offset)
-        if offset + 2 + 12 * entries > size:
-            raise BadImage("truncated", f"the TIFF file ends after {size} bytes, inside its directory")
+    page, animated = first_page(data)
     try:
-        with Image.open(io.BytesIO(data), formats=["TIFF"]) as image:
+        with Image.open(io.BytesIO(page), formats=["TIFF"]) as image:
             assert isinstance(image, TiffImagePlugin.TiffImageFile)
-            tags, mode, animated = image.tag_v2, image.mode, image.is_animated
+            tags, mode = image.tag_v2, image.mode
             width, height, orientation = int(tags[256]), int(tags[257]), tags.get(274, 1)
             bits = int(max(tags.get(258, (1,))))
+            tile = int(tags.get(322, width)), int(tags.get(323, height))
     except Image.DecompressionBombError as error:
         raise BadImage("decompression_bomb", f"the TIFF header declares too many pixels: {describe(error)}") from None
     except MemoryError:  # says something about the machine, not about the file
         raise
     except Exception as error:  # Pillow raises a dozen types on damaged directories
         raise BadImage("undecodable", f"the TIFF header cannot be read: {describe(error)}") from None
+    if min(tile) <= 0 or _tiled(width, tile[0]) * _tiled(height, tile[1]) > max(_SMALL_TILE, 4 * width * height):
+        raise BadImage(
+            "decompression_bomb",
+            f"the TIFF header declares tiles of {tile[0]} x {tile[1]} for {width} x {height} pixels",
+        )
     if mode.startswith("I;16"):
         mode, bits = "I;16", 16
     if mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "I;16"):
@@ -138,3 +155,57 @@ def inspect_tiff(data: bytes, size: int) -> ImageFacts:
     orientation = orientation if orientation in range(1, 9) else 1
     has_alpha = mode in ("LA", "PA", "RGBA")
     return make_facts("TIFF", width, height, mode, bits, orientation, has_alpha, animated)
+
+
+def _tiled(side: int, tile: int) -> int:
+    """The side of an image that whole tiles make up."""
+    return -(-side // tile) * tile
+
+
+def first_page(tiff: bytes) -> tuple[bytes, bool]:
+    """The TIFF with only its first directory, and in that only the tags that pixels need; and whether there were more
+    directories.
+
+    Nothing moves: the shorter directory takes the place of the one that was there.
+
+    Raises:
+      BadImage: truncated (inside the directory), or undecodable: the tags hold more than the file, or one of them too
+        many numbers or what another one says, too.
+    """
+    order, is_big = "<" if tiff[0] == 0x49 else ">", 43 in tiff[2:4]
+    number, pointer, in_place, header = ("Q", "Q", "8s", 16) if is_big else ("H", "I", "4s", 8)
+    (begin,) = struct.unpack_from(order + pointer, tiff, header // 2)
+    first = begin + struct.calcsize(order + number)
+    if first > len(tiff):
+        raise _cut_off(tiff)
+    (num_entries,) = struct.unpack_from(order + number, tiff, begin)
+    entry = struct.Struct(order + "HH" + pointer + in_place)
+    end = first + num_entries * entry.size
+    if end > len(tiff):
+        raise _cut_off(tiff)
+    if begin < header or num_entries > _MAX_ENTRIES:
+        raise BadImage("undecodable", f"the TIFF file has a directory of {num_entries} tags at byte {begin}")
+    kept: dict[int, bytes] = {}
+    num_bytes = 0
+    for position in range(first, end, entry.size):
+        tag, kind, count, _ = entry.unpack_from(tiff, position)
+        if tag not in _TIFF_TAGS or kind not in _TIFF_BYTES:
+            continue
+        num_bytes += count * _TIFF_BYTES[kind]
+        if tag in kept or num_bytes > len(tiff) or (count > _MAX_VALUES and kind not in _TIFF_OPAQUE):
+            raise BadImage(
+                "undecodable",
+                f"the TIFF file of {len(tiff)} bytes cannot be what its tag {tag} says: each is there once, has at "
+                f"most {_MAX_VALUES} numbers, and all together hold no more than the file; received {count} values",
+            )
+        kept[tag] = tiff[position : position + entry.size]
+    following = tiff[end : end + struct.calcsize(order + pointer)]
+    has_more = int.from_bytes(following, "little" if order == "<" else "big") not in (0, begin)
+    if len(kept) == num_entries and not any(following):
+        return tiff, False
+    directory = struct.pack(order + number, len(kept)) + b"".join(kept.values()) + bytes(len(following))
+    return tiff[:begin] + directory + tiff[begin + len(directory) :], has_more
+
+
+def _cut_off(tiff: bytes) -> BadImage:
+    return BadImage("truncated", f"the TIFF file ends after {len(tiff)} bytes, inside its directory")

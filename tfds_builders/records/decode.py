@@ -9,7 +9,7 @@ used.
 What either does: the EXIF orientation is applied, the first frame of an animation is taken, alpha is dropped, 16 bits
 become 8 by `>> 8`, grey and CMYK become RGB.
 
-This file travels inside registered models: NumPy, Pillow, and `header.py` with the modules that it imports.
+This file travels inside registered models: NumPy, Pillow, `header.py` and `bare.py` with the modules they import.
 """
 
 import io
@@ -19,8 +19,9 @@ import zlib
 import numpy as np
 from PIL import Image
 
-from tfds_builders.records.facts import describe
-from tfds_builders.records.header import PNG_SIGNATURE, BadImage, ImageFacts, inspect
+from tfds_builders.records.bare import PNG_SIGNATURE, bare
+from tfds_builders.records.facts import BadImage, ImageFacts, describe
+from tfds_builders.records.header import inspect
 
 # EXIF orientation -> what makes the image upright (Exif 2.32, tag 0x0112).
 _UPRIGHT = {
@@ -32,7 +33,6 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_PIXEL_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 _PAETH = 4  # PNG filter type
 _BLOCK_BYTES = 1 << 20  # of pixels filtered at a time, so that a huge image needs no huge temporary arrays
 
@@ -73,9 +73,8 @@ def to_png(data: bytes) -> bytes:
 
 def _upright(data: bytes, facts: ImageFacts) -> Image.Image:
     """Decodes with Pillow: mode RGB, orientation applied."""
-    pixels = _without_metadata(data) if facts.format == "PNG" else data
     try:
-        with Image.open(io.BytesIO(pixels), formats=[facts.format]) as image:
+        with Image.open(io.BytesIO(bare(data, facts)), formats=[facts.format]) as image:
             image.load()
             image.info.pop("transparency", None)  # alpha is dropped; `convert` would warn about it
             if image.mode.startswith("I;16"):  # `convert` would clip at 255
@@ -83,7 +82,7 @@ def _upright(data: bytes, facts: ImageFacts) -> Image.Image:
                 rgb = Image.fromarray(high).convert("RGB")
             else:
                 rgb = image.convert("RGB")
-    except MemoryError:  # says something about the machine, not about the file
+    except (BadImage, MemoryError):  # the latter says something about the machine, not about the file
         raise
     except Exception as error:  # Pillow raises a dozen types on damaged files
         code = "truncated" if "truncated" in str(error).lower() else "undecodable"
@@ -92,17 +91,6 @@ def _upright(data: bytes, facts: ImageFacts) -> Image.Image:
     if facts.orientation != 1 and facts.format != "TIFF":
         rgb = rgb.transpose(_UPRIGHT[facts.orientation])
     return rgb
-
-
-def _without_metadata(png: bytes) -> bytes:
-    """The PNG with only the chunks that its pixels need: Pillow refuses whole files for long texts or odd profiles."""
-    parts, begin = [PNG_SIGNATURE], len(PNG_SIGNATURE)
-    while begin < len(png):
-        end = begin + 12 + int.from_bytes(png[begin : begin + 4])
-        if png[begin + 4 : begin + 8] in _PIXEL_CHUNKS:
-            parts.append(png[begin:end])
-        begin = end
-    return b"".join(parts)
 
 
 def encode_png(rgb: np.ndarray, compress: bool = True) -> bytes:

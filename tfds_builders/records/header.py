@@ -4,13 +4,14 @@
     facts = inspect(first_bytes, size=path.stat().st_size)  # a prefix is enough, or NeedMore says how much is
 
 Nothing is decoded, so a decompression bomb is refused at the cost of a few microseconds. JPEG, PNG, BMP, GIF and WebP
-are parsed in pure Python; Pillow is asked about TIFF alone. This module, `facts` and `convertible` travel inside
-registered models: they import nothing else from this project.
+are parsed in pure Python; Pillow is asked about TIFF alone. This module, `facts`, `bare` and `convertible` travel
+inside registered models: they import nothing else from this project.
 """
 
 import struct
 from typing import NoReturn
 
+from tfds_builders.records.bare import PNG_SIGNATURE
 from tfds_builders.records.convertible import inspect_gif, inspect_tiff, inspect_webp
 from tfds_builders.records.facts import BadImage, ImageFacts, NeedMore, exif_orientation, make_facts, need
 
@@ -21,7 +22,6 @@ _EXTENSIONS = {
     "dib": "BMP", "gif": "GIF", "webp": "WEBP", "tif": "TIFF", "tiff": "TIFF",
 }  # fmt: skip
 
-PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 # colour type -> (Pillow's mode, allowed bit depths), PNG specification table 11.1
 _PNG_COLOURS = {
     0: ("L", (1, 2, 4, 8, 16)),

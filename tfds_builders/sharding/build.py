@@ -9,7 +9,7 @@ import hashlib
 import json
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -61,9 +61,8 @@ class Options:
     max_quarantined: float  # share of the files found above which the build fails
     shard_config: ShardConfig
     start_anew: bool = False  # drop what an unfinished build left
-    made_with: Mapping[str, str | int] = field(
-        default_factory=dict
-    )  # settings of the builder, to be told in build.json
+    made_with: Mapping[str, str | int] = field(default_factory=dict)  # settings of the builder, told in build.json
+    archives: Sequence[dict[str, Any]] = ()  # of the built dataset that this one is made from, told there too
 
 
 @dataclass(frozen=True)
@@ -122,7 +121,7 @@ def _build(
     try:
         shards, num_found = _plan(listing, assign_splits, options, staging.path, workers)
         done = _write(shards, options, staging.path, workers)
-        archives = hash_archives(listing.table, workers)
+        archives = [*options.archives, *hash_archives(listing.table, workers)]
         summary = account(listing, shards, done, options, staging.path, num_found, archives)
         staging.hand_over([shard.name for shard in shards] + [MANIFEST, QUARANTINE, EXCLUDED, BUILD], target)
     except OSError as error:

@@ -13,6 +13,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -56,6 +57,10 @@ class ShardedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  
         """Settings of this builder's own that decided the dataset, to be told in build.json."""
         return {}
 
+    def archives(self, manual_dir: Path) -> list[dict[str, Any]]:
+        """name, bytes and sha256 of the archives behind a source that is a built dataset; its own are hashed anyway."""
+        return []
+
     def shared_info(self) -> tfds.core.DatasetInfo:
         """The DatasetInfo that all builders share; texts come from README.md, CITATIONS.bib and TAGS.txt."""
         return self.dataset_info_from_configs(
@@ -94,6 +99,7 @@ class ShardedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  
             shard_config=download_config.get_shard_config(),
             start_anew=download_config.download_mode.overwrite_dataset,
             made_with=self.made_with(manual_dir),
+            archives=self.archives(manual_dir),
         )
         # While TFDS builds, self.data_path is its incomplete folder and self.info's the final one.
         written, self._staging = build(
