@@ -1,7 +1,7 @@
 """What evaluating adds to the network alone: the whole report card of a registered model against its forward passes.
 
-    python benchmarks/evaluate.py                                   # ResNet50 at 224 pixels, 10,000 images: 10 minutes
-    python benchmarks/evaluate.py --model meso_inception4/meso256   # a small network: 5 minutes
+    python benchmarks/evaluate.py                                   # ResNet50 at 224 pixels, 10,000 images: 15 minutes
+    python benchmarks/evaluate.py --model meso_inception4/meso256   # a small network: 3 minutes
     python benchmarks/evaluate.py --images 1000                     # a quick look
 
 Ours is trainers.evaluate: reading the records, decoding JPEG of 27 KB, resizing, scoring, metrics with their intervals,
