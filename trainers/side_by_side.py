@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 from collections.abc import Generator, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -33,6 +33,7 @@ from trainers.worker import MODEL
 Name = tuple[str, str]  # family, variant
 INFERENCE = "inference/images_per_second"
 _BATCH_IMAGES = 32
+_GRACE_SECS = 10  # for a training to say in MLflow that it was interrupted
 _TIMED_SECS = 1.0
 
 
@@ -98,8 +99,8 @@ def train(
     others = set(multiprocessing.active_children())
     is_over = spawn.Event()
     pool = ProcessPoolExecutor(at_once, spawn, _begin, (shares, is_over))
+    jobs = {pool.submit(_train, training, fingerprint, parent, logs): training for training in trainings}
     try:
-        jobs = {pool.submit(_train, training, fingerprint, parent, logs): training for training in trainings}
         for job in as_completed(jobs):
             if not isinstance(job.exception(), KeyboardInterrupt):  # of what did not begin; the reason follows
                 yield jobs[job], _result(job, jobs[job], logs)
@@ -112,9 +113,15 @@ def train(
         ) from None
     except BaseException as error:
         is_over.set()
-        if not isinstance(error, KeyboardInterrupt):  # which the terminal sends to all of them
-            for process in set(multiprocessing.active_children()) - others:
-                os.kill(process.pid or 0, signal.SIGINT)
+        processes = set(multiprocessing.active_children()) - others
+        try:
+            if not isinstance(error, KeyboardInterrupt):  # which the terminal sends to all of them
+                for process in processes:
+                    os.kill(process.pid or 0, signal.SIGINT)
+            wait(jobs, _GRACE_SECS)
+        finally:  # Python loses an interrupt that falls into a callback; what is killed here is gone on with later
+            for process in processes:
+                process.terminate()
         raise
     finally:
         pool.shutdown(cancel_futures=True)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tfds_builders.records.errors import Refused
+from trainers.home import one_at_a_time
 from trainers.source_code import source_tags
 from trainers.store import database_file, ensure_reachable, tracking_uri, without_password
 
@@ -142,9 +143,11 @@ def log_dataset(
         source=json.dumps({"uri": sources[0] if len(sources) == 1 else list(sources)}),
         profile=json.dumps({"fingerprint": fingerprint, **profile}),
     )
-    client_of().log_inputs(
-        run_id, [entities.DatasetInput(dataset, [entities.InputTag("mlflow.data.context", context)])]
-    )
+    # MLflow looks for the dataset and then inserts it: of two jobs that do so at once, one would fail.
+    with one_at_a_time("datasets"):
+        client_of().log_inputs(
+            run_id, [entities.DatasetInput(dataset, [entities.InputTag("mlflow.data.context", context)])]
+        )
 
 
 def dataset_sources(dataset: Any) -> list[str]:
