@@ -222,7 +222,8 @@ def test_a_killed_build_goes_on_where_it_was(source, built, tmp_path, monkeypatc
     assert [path.name for path in name_dir.iterdir() if path.is_dir()] == [str(Builder.VERSION)]
 
 
-def _interrupt_after_two_shards(source: Path, data_dir: Path, monkeypatch) -> None:
+def _interrupt_after_two_shards(source: Path, data_dir: Path, monkeypatch) -> list:
+    """Returns the calls of write_shard, the one that was interrupted and all that follow included."""
     write = writer.write_shard
     calls = []
 
@@ -232,10 +233,10 @@ def _interrupt_after_two_shards(source: Path, data_dir: Path, monkeypatch) -> No
             raise KeyboardInterrupt
         return write(*args)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(engine, "write_shard", write_two)
-        with pytest.raises(KeyboardInterrupt):
-            _build(source, data_dir, num_shards=3)
+    monkeypatch.setattr(engine, "write_shard", write_two)
+    with pytest.raises(KeyboardInterrupt):
+        _build(source, data_dir, num_shards=3)
+    return calls
 
 
 def test_files_that_are_left_out_do_not_begin_a_build_anew(source, built, tmp_path, monkeypatch, capfd):
@@ -305,18 +306,7 @@ def test_a_source_that_goes_away_while_a_shard_is_written_is_no_bad_file(
 def test_a_plan_that_a_power_cut_damaged_is_made_again(
     damaged, num_redone, length, source, built, tmp_path, monkeypatch, capfd
 ):
-    write = writer.write_shard
-    calls = []
-
-    def write_two(*args):
-        calls.append(args)
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-        return write(*args)
-
-    monkeypatch.setattr(engine, "write_shard", write_two)
-    with pytest.raises(KeyboardInterrupt):
-        _build(source, tmp_path, num_shards=3)
+    calls = _interrupt_after_two_shards(source, tmp_path, monkeypatch)
     (staging,) = (tmp_path / "ai_vs_human").glob(".*.staging")
     if damaged != "nothing":
         os.truncate(staging / damaged, length)

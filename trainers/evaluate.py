@@ -25,7 +25,8 @@ from trainers.card_pictures import AUGMENTED, WORST, Part, augmented, most_wrong
 from trainers.dataset import find, load
 from trainers.mixture import named_apart, parts_of
 from trainers.origin import identities, notes_of, origin_of
-from trainers.predict import DEFAULT_MODEL, silent_stderr
+from trainers.output import silent_stderr
+from trainers.predict import DEFAULT_MODEL
 from trainers.registry import Detector, load_detector
 from trainers.robustness import robustness, sample
 from trainers.run_logger import RunLogger

@@ -22,7 +22,7 @@ import numpy as np
 from tfds_builders.records.errors import Refused
 from tfds_builders.records.pixels import load_pixels
 from trainers.origin import origin_of
-from trainers.predict import silent_stderr
+from trainers.output import silent_stderr
 from trainers.reader import open_reader
 from trainers.registry import MAX_DIFFERENCE, Detector, excess_difference, load_detector
 from trainers.timing import images_per_second

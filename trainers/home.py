@@ -53,10 +53,21 @@ def pixels_dir() -> Path:
 
 
 @contextlib.contextmanager
-def one_at_a_time(name: str, folder: Path | None = None) -> Iterator[None]:
-    """Holds `name`, as one process at a time can of those that share this home, or `folder`. One that dies lets go."""
-    folder = folder or home() / "locks"
+def locked(file: Path, flags: int = 0) -> Iterator[None]:
+    """Holds the lock that `file` stands for, as one process at a time can; one that dies lets go.
+
+    Raises:
+      BlockingIOError: another one holds it, and `flags` are fcntl.LOCK_NB.
+    """
+    with file.open("w") as opened:
+        fcntl.flock(opened, fcntl.LOCK_EX | flags)
+        yield
+
+
+@contextlib.contextmanager
+def one_at_a_time(name: str) -> Iterator[None]:
+    """Holds `name`, as one process at a time can of those that share this home."""
+    folder = home() / "locks"
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / name.replace("/", "_"), "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with locked(folder / name.replace("/", "_")):
         yield

@@ -23,7 +23,7 @@ from trainers import metrics, tracking
 from trainers.card_pictures import Part
 from trainers.evaluate import select, title_of
 from trainers.origin import Origin, identities, origin_of, overlap
-from trainers.predict import silent_stderr
+from trainers.output import silent_stderr
 from trainers.registry import Detector, load_detector
 from trainers.scoring import score
 from trainers.storage import default_data_dir

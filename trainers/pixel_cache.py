@@ -16,7 +16,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import google_crc32c
@@ -24,6 +24,7 @@ import numpy as np
 
 from tfds_builders.records.pixels import RESIZE
 from trainers.dataset import Records
+from trainers.home import locked
 
 VERSION = 1  # to be raised whenever the same record would give other pixels
 PIXELS, CHECKSUMS, INFO = "pixels.u8", "checksums.npy", "info.json"
@@ -134,7 +135,7 @@ def open_cache(
     key = cache_key(records, fingerprint, image_size, aspect)
     folder = Path(directory) / key
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(folder.with_suffix(".lock")):
+    with locked(folder.with_suffix(".lock")):
         if not _is_whole(folder, shape):
             _make_room(folder, budget.disk_bytes - int(np.prod(shape, dtype=np.int64)))
             _make(folder, shape, records, aspect, advance)
@@ -164,7 +165,7 @@ def _is_whole(folder: Path, shape: tuple[int, ...]) -> bool:
 
 def _disown(folder: Path) -> None:
     """Whoever opens this cache next makes it again; those who have it mapped keep it."""
-    with contextlib.suppress(BlockingIOError), _locked(folder.with_suffix(".lock"), fcntl.LOCK_NB):
+    with contextlib.suppress(BlockingIOError), locked(folder.with_suffix(".lock"), fcntl.LOCK_NB):
         (folder / INFO).unlink(missing_ok=True)
 
 
@@ -183,7 +184,7 @@ def _make_room(folder: Path, num_bytes: int) -> None:
     for _, size, other in sorted(others):
         if left <= num_bytes:
             break
-        with contextlib.suppress(BlockingIOError), _locked(other.with_suffix(".lock"), fcntl.LOCK_NB):
+        with contextlib.suppress(BlockingIOError), locked(other.with_suffix(".lock"), fcntl.LOCK_NB):
             shutil.rmtree(other, ignore_errors=True)
             left -= size
 
@@ -222,10 +223,3 @@ def _fill(pixels: np.ndarray, records: Records, aspect: str, advance: Callable[[
             checksums[rows] = [google_crc32c.value(image.tobytes()) for image in images]
             advance(len(rows))
     return checksums
-
-
-@contextlib.contextmanager
-def _locked(path: Path, flags: int = 0) -> Iterator[None]:
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX | flags)  # released with the file, also when the process dies
-        yield

@@ -8,7 +8,6 @@ read gets a line with the reason, the others are scored, and the exit code is 1 
 """
 
 import argparse
-import contextlib
 import dataclasses
 import itertools
 import json
@@ -20,6 +19,7 @@ from typing import Any
 
 from tfds_builders.records.errors import Refused
 from tfds_builders.records.frames import take_frames
+from trainers.output import silent_stderr
 from trainers.registry import Detector, Verdict, load_detector
 
 DEFAULT_MODEL = "models:/realshard-resnet50@champion"
@@ -136,20 +136,6 @@ def _print_json(answers: Iterable[Answer], detector: Detector) -> bool:
         print(json.dumps(dataclasses.asdict(answer) | model), flush=True)
         complete &= answer.error is None
     return complete
-
-
-@contextlib.contextmanager
-def silent_stderr() -> Iterator[None]:
-    """Nothing that libraries write to stderr is seen; exceptions are."""
-    # TensorFlow writes to the descriptor, before it reads TF_CPP_MIN_LOG_LEVEL.
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -10,7 +10,6 @@ import json
 import multiprocessing
 import os
 import signal
-import sys
 import threading
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed, wait
@@ -25,7 +24,7 @@ from trainers import tracking
 from trainers.config import Config, to_dict
 from trainers.job import run
 from trainers.job_result import JobResult
-from trainers.predict import silent_stderr
+from trainers.output import STDERR, STDOUT, redirected, silent_stderr
 from trainers.run_logger import RunLogger
 from trainers.timing import images_per_second
 from trainers.worker import MODEL
@@ -178,7 +177,7 @@ def _train(training: Training, fingerprint: str, parent: str, logs: Path) -> Tra
     config = training.config
     key = hashlib.sha256(json.dumps([to_dict(config), fingerprint]).encode()).hexdigest()[:8]
     name = f"compare-{training.family}-{training.variant}-{training.seed}-{key}"
-    with _printing_into(_log_of(training, logs)), _interruptible():
+    with redirected(_log_of(training, logs), STDOUT, STDERR), _interruptible():
         try:
             result = run(replace(config, job=replace(config.job, name=name)), parent=parent, here=True)
             return Trained(result, *_network_facts(result))
@@ -195,23 +194,6 @@ def _interruptible() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-@contextmanager
-def _printing_into(file: Path) -> Iterator[None]:
-    """What this process prints is appended to the file, what TensorFlow's own code writes, too."""
-    sys.stdout.flush()
-    kept = [(descriptor, os.dup(descriptor)) for descriptor in (1, 2)]
-    with file.open("a") as log:
-        for descriptor, _ in kept:
-            os.dup2(log.fileno(), descriptor)
-    try:
-        yield
-    finally:
-        sys.stdout.flush()
-        for descriptor, copy in kept:
-            os.dup2(copy, descriptor)
-            os.close(copy)
 
 
 def _network_facts(result: JobResult) -> tuple[int, float]:

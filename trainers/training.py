@@ -29,7 +29,7 @@ from trainers.decision import Decision
 from trainers.errors import CannotTrain
 from trainers.feed import Feed
 from trainers.history import best_epoch, losses, metrics_of, of_phase, position
-from trainers.home import one_at_a_time
+from trainers.home import locked
 from trainers.loop import StepOptions, StepResults, TrainStep
 from trainers.mixture import load_all, named_apart
 from trainers.models.families import FAMILIES
@@ -125,7 +125,7 @@ class Training:
         if not directory and config.model.weights == "imagenet":
             # Keras downloads right into the file that it reads: workers and jobs of a machine would write into it
             # together. Not while the model itself is built, when workers wait for one another at every variable.
-            with one_at_a_time(f"realshard-imagenet-{os.getuid()}", Path(tempfile.gettempdir())):
+            with locked(Path(tempfile.gettempdir(), f"realshard-imagenet-{os.getuid()}")):
                 self._family.build(config.model)
             keras.backend.clear_session()  # layers are named as if nothing had been built
         keras.utils.set_random_seed(config.job.seed)
