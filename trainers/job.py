@@ -115,9 +115,9 @@ def data_dir(config: Config) -> str:
 
 
 def new_name(config: Config) -> str:
-    """A name that no job has: family, variant, the date and time (UTC), four random hex digits."""
+    """A name that no job has: family, variant, the date and time (UTC), eight random hex digits."""
     when = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
-    return f"{config.model.family}-{config.model.variant}-{when}-{secrets.token_hex(2)}"
+    return f"{config.model.family}-{config.model.variant}-{when}-{secrets.token_hex(4)}"
 
 
 def _checked_records(dataset: Dataset, config: Config) -> dict[str, Records]:
