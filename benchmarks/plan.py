@@ -19,8 +19,9 @@ import pyarrow as pa
 from tensorflow_datasets.core.utils.shard_utils import ShardConfig
 
 from tfds_builders.ai_vs_human.ai_vs_human_dataset_builder import CATEGORIES, Builder
-from tfds_builders.sharding.manifest import _FACTS, SCAN_SCHEMA, Record, list_records
+from tfds_builders.sharding.manifest import Record, list_records
 from tfds_builders.sharding.plan import plan_shards, write_plan
+from tfds_builders.sharding.scan import FACTS, SCAN_SCHEMA
 from tfds_builders.sharding.sources import Entry
 
 NUM_REAL, NUM_FAKE = 342_056, 350_768
@@ -53,7 +54,7 @@ def main() -> None:
     listing = list_records(record for record in builder.records(Names()) if isinstance(record, Record))
     note("list")
     table = listing.table.sort_by("id")
-    for name in _FACTS:  # what the scan of headers would add
+    for name in FACTS:  # what the scan of headers would add
         field = SCAN_SCHEMA.field(name)
         value = {"width": 256, "height": 256, "mode": "RGB", "orientation": 1, "flags": [], "source_format": "PNG"}[
             name

@@ -25,7 +25,8 @@ from tfds_builders.records import example, framing
 from tfds_builders.records.errors import Refused
 from tfds_builders.records.schema import BUILD, EXCLUDED, LABELS, MANIFEST, QUARANTINE
 from tfds_builders.sharding import build as engine
-from tfds_builders.sharding import writer
+from tfds_builders.sharding import manifest, scan, writer
+from tfds_builders.sharding.workers import ThisProcess
 
 
 class StockBuilder(Builder, skip_registration=True):
@@ -149,6 +150,56 @@ def test_what_is_no_data_is_accounted_for_too(good_files, tmp_path, capfd):
 def test_ray_tasks_write_the_same_bytes(source, built, tmp_path, ray_session, monkeypatch):
     monkeypatch.setattr(engine, "_TINY_FILES", 0)
     assert _digests(_build(source, tmp_path, num_shards=3)) == _digests(built)
+
+
+@pytest.mark.parametrize("is_tiny", [True, False])
+@pytest.mark.parametrize("max_begun", [0, 2, 100])
+def test_scanning_while_the_listing_goes_on_changes_nothing(
+    source, built, tmp_path, ray_session, monkeypatch, is_tiny, max_begun
+):
+    asked = []
+
+    def scan_headers(listing, workers, advance, frames_dir, begun):
+        asked.append(len(begun))
+        return scan.scan_headers(listing, workers, advance, frames_dir, begun)
+
+    for module in (manifest, scan):
+        monkeypatch.setattr(module, "CHUNK_RECORDS", 25)
+    monkeypatch.setattr(engine, "_MAX_BEGUN", max_begun)
+    monkeypatch.setattr(engine, "_TINY_FILES", 1000 if is_tiny else 0)
+    monkeypatch.setattr(engine, "scan_headers", scan_headers)
+    assert _digests(_build(source, tmp_path, num_shards=3)) == _digests(built)
+    assert asked == [min(max_begun, 5)]
+
+
+def test_a_listing_that_fails_ends_the_ray_it_started(source, tmp_path, monkeypatch):
+    def records(self, source):
+        yield from (record for record, _ in zip(all_records(self, source), range(60), strict=False))
+        raise Refused("a folder cannot be listed")
+
+    all_records = Builder.records
+    monkeypatch.setattr(Builder, "records", records)
+    monkeypatch.setattr(manifest, "CHUNK_RECORDS", 25)
+    closed = []
+    monkeypatch.setattr(engine, "_TINY_FILES", 0)
+    monkeypatch.setattr(engine, "RayWorkers", lambda: _Closing(closed))
+    with pytest.raises(Refused, match="cannot be listed"):
+        _build(source, tmp_path)
+    assert closed == [1]
+
+
+class _Closing(ThisProcess):
+    """Workers that note how many tasks were begun when they are closed."""
+
+    def __init__(self, closed: list[int]):
+        self._begun, self._closed = 0, closed
+
+    def begin(self, function, *args):
+        self._begun += 1
+        return super().begin(function, *args)
+
+    def close(self):
+        self._closed.append(self._begun)
 
 
 def test_ray_tasks_find_what_was_named_from_here(source, built, tmp_path, ray_session, monkeypatch):

@@ -87,10 +87,11 @@ def _delimited(content: bytes) -> bytes:
 
 def _varint(number: int) -> bytes:
     """Seven bits a byte, least significant first, the top bit set on all but the last."""
-    if number < 0x80:
-        return _LAST[number]
+    if number < len(_SHORT):
+        return _SHORT[number]
     return _FOLLOWED[number & 0x7F] + _varint(number >> 7)
 
 
-_LAST = [bytes((bits,)) for bits in range(0x80)]
 _FOLLOWED = [bytes((bits | 0x80,)) for bits in range(0x80)]
+_SHORT = [bytes((bits,)) for bits in range(0x80)]
+_SHORT += [_FOLLOWED[number & 0x7F] + _SHORT[number >> 7] for number in range(0x80, 0x4000)]  # of one or two bytes

@@ -1,8 +1,7 @@
 """What is known of an image before it is decoded, and the two ways of not knowing it."""
 
-import dataclasses
 import struct
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 # The largest image both decoders take: TensorFlow's refuses 2**29 bytes of RGB, Pillow more than this many pixels.
 MAX_PIXELS = 2**29 // 3
@@ -45,8 +44,7 @@ class NeedMore(Exception):
         self.num_bytes = num_bytes
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class ImageFacts:
+class ImageFacts(NamedTuple):  # made in a quarter of the time of a frozen dataclass
     """What the header of one image says."""
 
     format: str  # Pillow's name: JPEG, PNG, BMP, GIF, WEBP, TIFF

@@ -24,16 +24,10 @@ from tqdm import tqdm
 from tfds_builders.records.errors import Refused
 from tfds_builders.records.schema import BUILD, EXCLUDED, LABELS, MANIFEST, QUARANTINE
 from tfds_builders.sharding.account import account, check_budget, count_rows, ledger_of_left_out
-from tfds_builders.sharding.manifest import (
-    Excluded,
-    Listing,
-    Record,
-    ledger_of_repeats,
-    list_records,
-    scan_headers,
-)
+from tfds_builders.sharding.manifest import Excluded, Listing, Record, list_records
 from tfds_builders.sharding.plan import Shard, plan_shards, write_plan
 from tfds_builders.sharding.provenance import hash_archives, hash_content
+from tfds_builders.sharding.scan import begin_scan, ledger_of_repeats, scan_headers
 from tfds_builders.sharding.sources import SourceLost
 from tfds_builders.sharding.staging import Staging, size_and_crc, write_atomically
 from tfds_builders.sharding.unpacked import refuse_copies
@@ -43,6 +37,7 @@ from tfds_builders.sharding.writer import Done, create_progress, finished, write
 # Below both, starting Ray costs more than the build.
 _TINY_FILES = 1000
 _TINY_BYTES = 16 << 20
+_MAX_BEGUN = 64  # batches scanned ahead of the listing's end: a quarter of a million files
 
 _PLAN_FILES = ("plan.arrow", "scan.ledger", "left_out.ledger")
 _STAGING_FORMAT = 4  # of the files in the staging folder: a build that another version began is begun anew
@@ -90,20 +85,48 @@ def build(
       Refused: nothing found, one class only, too many bad files, a full disk, another build of the same version, a
         source that cannot be read any more.
     """
+    # An unfinished build may have scanned already.
+    head_start = _HeadStart(is_wanted=not Staging.is_there(version_dir))
     try:
-        return _build(records, assign_splits, options, version_dir, target)
+        return _build(records, assign_splits, options, version_dir, target, head_start)
     except SourceLost as error:
         raise Refused(
             f"The source must stay as it is while it is read; {error}. See that its disk is there, or take the file "
             "away if it alone is broken, and run the same command again: it goes on where it was."
         ) from None
+    finally:
+        head_start.workers.close()
+
+
+class _HeadStart:
+    """Chooses the workers when the first records are known, and lets them scan while the listing goes on."""
+
+    def __init__(self, is_wanted: bool):
+        self.workers: Workers = ThisProcess()
+        self.begun: list[Any] = []
+        self._is_first, self._is_wanted = True, is_wanted
+
+    def add(self, batch: pa.RecordBatch) -> None:
+        """Takes the next batch of the listing; the first is all of a tiny source."""
+        if self._is_first and (batch.num_rows >= _TINY_FILES or pc.sum(batch["size"]).as_py() >= _TINY_BYTES):
+            self.workers = RayWorkers()
+        self._is_first = False
+        task = begin_scan(batch, self.workers) if self._is_wanted and len(self.begun) < _MAX_BEGUN else None
+        self._is_wanted = task is not None
+        if self._is_wanted:
+            self.begun.append(task)
 
 
 def _build(
-    records: Iterable[Record | Excluded], assign_splits: AssignSplits, options: Options, version_dir: Path, target: Path
+    records: Iterable[Record | Excluded],
+    assign_splits: AssignSplits,
+    options: Options,
+    version_dir: Path,
+    target: Path,
+    head_start: _HeadStart,
 ) -> tuple[list[WrittenSplit], Staging]:
     say(f"listing the source of {options.name}")
-    listing = list_records(records)
+    listing = list_records(records, head_start.add)
     _say_excluded(listing.excluded)
     _check_classes(listing.table, "the source", options.name)
     num_zipped, num_plain = refuse_copies(listing.table)
@@ -116,10 +139,9 @@ def _build(
             f"an unfinished build from other files, or with other options, was here: it is dropped, and with it its "
             f"{staging.num_dropped} finished shards"
         )
-    is_tiny = listing.table.num_rows < _TINY_FILES and pc.sum(listing.table["size"]).as_py() < _TINY_BYTES
-    workers: Workers = ThisProcess() if is_tiny else RayWorkers()
+    workers = head_start.workers
     try:
-        shards, num_found = _plan(listing, assign_splits, options, staging.path, workers)
+        shards, num_found = _plan(listing, assign_splits, options, staging.path, head_start)
         done = _write(shards, options, staging.path, workers)
         archives = [*options.archives, *hash_archives(listing.table, workers)]
         summary = account(listing, shards, done, options, staging.path, num_found, archives)
@@ -135,8 +157,6 @@ def _build(
     except BaseException:
         staging.close()
         raise
-    finally:
-        workers.close()
     say(
         f"found {summary['found']} = written {summary['written']} + excluded {summary['excluded']} + quarantined "
         f"{summary['quarantined']}; fingerprint {summary['fingerprint'][:16]}"
@@ -158,7 +178,7 @@ def _say_excluded(excluded: pa.Table) -> None:
 
 
 def _say_groups(given: pa.ChunkedArray, found: pa.ChunkedArray) -> None:
-    """Groups that were taken from the file names (`manifest.with_photograph_groups`)."""
+    """Groups that were taken from the file names (`scan.with_photograph_groups`)."""
     names = set(pc.unique(found).to_pylist()) - {""}
     if names and set(pc.unique(given).to_pylist()) == {""}:
         say(f"all file names have the form <photograph>__*: {len(names)} groups, each kept on one side of a split")
@@ -179,7 +199,7 @@ def _key(listing: Listing, options: Options) -> str:
 
 
 def _plan(
-    listing: Listing, assign_splits: AssignSplits, options: Options, folder: Path, workers: Workers
+    listing: Listing, assign_splits: AssignSplits, options: Options, folder: Path, head_start: _HeadStart
 ) -> tuple[list[Shard], int]:
     """Scans and plans, or finds the stored plan of the same listing.
 
@@ -195,7 +215,7 @@ def _plan(
         say("the stored plan is damaged, as by a power cut: planning again")
         shutil.rmtree(folder / "frames", ignore_errors=True)
     with _bar("scanning", listing.table.num_rows, "file") as bar:
-        scan = scan_headers(listing.table, workers, bar.update, folder / "frames")
+        scan = scan_headers(listing.table, head_start.workers, bar.update, folder / "frames", head_start.begun)
     _say_groups(listing.table["group"], scan.table["group"])
     num_records = listing.table.num_rows + scan.num_added  # good or bad; videos as frames
     num_found = num_records + listing.excluded.num_rows

@@ -24,7 +24,8 @@ from tfds_builders.records.errors import Refused
 from tfds_builders.records.schema import LABELS, SPLITS
 from tfds_builders.sharding.build import Options, build, say
 from tfds_builders.sharding.harmonise import harmonise
-from tfds_builders.sharding.manifest import Excluded, Record, entries_of, list_records, scan_headers
+from tfds_builders.sharding.manifest import Excluded, Record, entries_of, list_records
+from tfds_builders.sharding.scan import scan_headers
 from tfds_builders.sharding.sources import Source, read
 from tfds_builders.sharding.splits import FRACTIONS, grouped, leaking_groups, stratified
 from tfds_builders.sharding.staging import Staging

@@ -41,9 +41,20 @@ class ShardFile:
         self._writer = ThreadPoolExecutor(1)
         self._pending: deque[tuple[Future, mmap.mmap]] = deque()
 
-    def write(self, data: bytes) -> None:
-        """Appends `data`, of any length."""
-        rest = memoryview(data)
+    def write(self, *pieces: bytes) -> None:
+        """Appends the pieces, of any length."""
+        filled = self._filled
+        if filled + sum(map(len, pieces)) < _BUFFER_BYTES:
+            for piece in pieces:
+                start, filled = filled, filled + len(piece)
+                self._buffer[start:filled] = piece
+            self._filled = filled
+        else:
+            for piece in pieces:
+                self._write_over(memoryview(piece))
+
+    def _write_over(self, rest: memoryview) -> None:
+        """Appends what may fill more buffers than one."""
         while len(rest) >= (room := _BUFFER_BYTES - self._filled):
             self._buffer[self._filled :] = rest[:room]
             rest = rest[room:]

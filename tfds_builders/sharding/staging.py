@@ -70,6 +70,11 @@ class Staging:
             path.unlink()
         return staging
 
+    @staticmethod
+    def is_there(version_dir: Path) -> bool:
+        """Whether an unfinished build of this version was left, of whatever key."""
+        return any(version_dir.parent.glob(f".{version_dir.name}.*.staging"))
+
     def hand_over(self, names: list[str], target: Path) -> None:
         """Puts finished files into `target` too. They stay here until `drop`: a kill in between loses nothing."""
         for name in names:

@@ -9,8 +9,6 @@ What passes `checksum` and can be decoded has the same pixels in both decoders (
 is decoded by both. A JPEG has no checksums: a flipped bit in its data shows as wrong pixels, at no level as an error.
 """
 
-import dataclasses
-
 from tfds_builders.records.convertible import gif_blocks
 from tfds_builders.records.decode import decode_rgb
 from tfds_builders.records.facts import BadImage, ImageFacts
@@ -45,7 +43,7 @@ def validate(data: bytes, level: str) -> ImageFacts:
     except IndexError:  # a field that lies past the end of `data`
         raise BadImage("truncated", f"the {facts.format} file ends after {len(data)} bytes, inside a segment") from None
     if end < len(data):
-        facts = dataclasses.replace(facts, flags=(*facts.flags, "trailing_bytes"))
+        facts = facts._replace(flags=(*facts.flags, "trailing_bytes"))
     if level == "decode":
         _decode(data, facts, end)
     return facts

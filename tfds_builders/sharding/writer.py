@@ -89,8 +89,9 @@ def write_shard(staging: str, shard: Shard, validation: str) -> Done:
             header, footer = ends(before, image, after)
             length = len(before) + len(image) + len(after)
             stored.append(Stored(row, facts, flags, digest, len(image), offset, length + OVERHEAD_BYTES, len(before)))
-            for piece in (header + before, image, after + footer):  # the image is copied once, into the output's buffer
-                output.write(piece)
+            pieces = header + before, image, after + footer  # the image is copied once, into the output's buffer
+            output.write(*pieces)
+            for piece in pieces:
                 crc = google_crc32c.extend(crc, piece)
             offset += length + OVERHEAD_BYTES
             num_bytes += length
