@@ -317,6 +317,19 @@ def test_finished_shards_of_another_source_are_dropped_and_it_is_said(source, bu
     assert "it is dropped, and with it its 2 finished shards" in capfd.readouterr().err
 
 
+def test_that_another_source_is_not_built_over_a_dataset_is_said(source, tmp_path, capfd):
+    whole, first = _build(source, tmp_path), f"realshard: ai_vs_human {Builder.VERSION} is built already, in "
+    before = _digests(whole)
+    assert first not in capfd.readouterr().err
+    smaller = shutil.copytree(source, tmp_path / "manual", ignore=shutil.ignore_patterns("*9.*"))
+    assert _digests(_build(smaller, tmp_path)) == before
+    assert f"{first}{whole}, and stays as it is: the source was not looked at" in capfd.readouterr().err
+    Builder(data_dir=str(tmp_path)).download_and_prepare()  # as tfds.load does before it reads
+    anew = _build(smaller, tmp_path, download_mode=tfds.download.GenerateMode.REUSE_CACHE_IF_EXISTS)  # --overwrite
+    assert _digests(anew) != before
+    assert first not in capfd.readouterr().err
+
+
 @pytest.mark.parametrize("shortened", [False, True])
 def test_a_source_that_goes_away_while_a_shard_is_written_is_no_bad_file(
     shortened, source, built, tmp_path, monkeypatch

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -134,6 +135,28 @@ def test_the_tree_in_the_readme_names_every_file():
     assert names(written) == names(tree())
     for line in written.splitlines():
         assert len(line.split(maxsplit=1)) == 2, f"no word about {line}"
+
+
+def test_a_job_is_sent_the_source_and_no_data(tmp_path):
+    """What `ray job submit --working-dir .` packs, by Ray's own packer."""
+    from ray._private.ray_constants import get_runtime_env_default_excludes
+    from ray._private.runtime_env.packaging import create_package
+
+    checkout, package = tmp_path / "realshard", tmp_path / "package.zip"
+    data = (
+        "data/images/real/a.png",
+        "data/datasets/faces/1.1.0/faces-train.tfrecord-00000-of-00001",
+        "runs/demo/a.png",
+    )
+    for name in ("trainers/resnet.py", "cluster/page/page.js", ".venv/bin/python", *data):
+        (checkout / name).parent.mkdir(parents=True, exist_ok=True)
+        (checkout / name).touch()
+    shutil.copy(ROOT / ".gitignore", checkout)
+    excludes = get_runtime_env_default_excludes()
+    create_package(str(checkout), package, include_gitignore=True, excludes=excludes)
+    with zipfile.ZipFile(package) as packed:
+        files = {name for name in packed.namelist() if not name.endswith("/")}
+    assert files == {".gitignore", "trainers/resnet.py", "cluster/page/page.js"}
 
 
 def test_the_readme_links_to_files_that_exist():

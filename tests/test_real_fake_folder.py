@@ -1,7 +1,9 @@
 """Anybody's own images: folders or lists, splits given in whole, in part or not at all, groups, wrong rows."""
 
+import importlib
 import io
 import json
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -10,10 +12,12 @@ import pyarrow as pa
 import pytest
 import tiny_sources as sources
 
+from tfds_builders.real_fake_folder import real_fake_folder_dataset_builder as builder
 from tfds_builders.real_fake_folder.real_fake_folder_dataset_builder import Builder
 from tfds_builders.records.errors import Refused
 from tfds_builders.records.schema import BUILD, EXCLUDED, QUARANTINE, SPLITS
 from tfds_builders.sharding import table
+from trainers.mixture import find_all, load_all
 
 
 def _folders(root: Path, pattern: str, per_folder: int, **names: tuple[str, ...]) -> Path:
@@ -312,3 +316,22 @@ def test_parquet_without_these_columns_is_no_list_and_not_read(tmp_path, monkeyp
     monkeypatch.setattr(table, "read", None)
     monkeypatch.setattr(pa.parquet.ParquetFile, "read", None)
     assert len(sources.manifest(sources.build(Builder, manual, tmp_path))) == 40
+
+
+def test_a_folder_as_the_readme_has_it_gives_a_dataset_its_own_name(tmp_path, monkeypatch):
+    """So that two own datasets can be mixed, and so that a harmonised one can be called as one likes."""
+    readme = Path(builder.__file__).with_name("README.md").read_text()
+    (code,) = re.findall(r"^```python\n(.*?)^```", readme, flags=re.MULTILINE | re.DOTALL)
+    for name, text in {"my_faces": code, "my_alike": code.replace("real_fake_folder", "harmonised")}.items():
+        sources.write(tmp_path / "own", {f"{name}/{name}_dataset_builder.py": text.encode()})
+    monkeypatch.syspath_prepend(tmp_path / "own")
+    monkeypatch.setenv("REALSHARD_HARMONISED_SIDE", "16")
+    my_faces, my_alike = (
+        importlib.import_module(f"{name}.{name}_dataset_builder").Builder for name in ("my_faces", "my_alike")
+    )
+    manual, data_dir = _folders(tmp_path / "manual", "c", 10, c=CLASSES), tmp_path / "data"
+    sources.build(Builder, manual, data_dir)
+    sources.build(my_alike, sources.build(my_faces, manual, data_dir), data_dir)
+    mixed = load_all(find_all("real_fake_folder,my_faces,my_alike", data_dir))
+    assert mixed.title == f"real_fake_folder:{Builder.VERSION}+my_faces:{Builder.VERSION}+my_alike:1.0.0"
+    assert len(mixed.select("train")) == 3 * 16

@@ -164,8 +164,11 @@ def test_either_of_two_workers_killed_changes_nothing(jobs, undisturbed_pair):
 def test_job_whose_only_worker_died_too_often_goes_on_with_two(jobs, undisturbed, data):
     from ray.train import TrainingFailedError
 
+    left_by_a_kill = ray_dir() / "moved" / ".unstored-x"
+    left_by_a_kill.mkdir(parents=True)
     with pytest.raises(TrainingFailedError):
         jobs("moved", "0 13\n0 13", max_failures=1, checkpoint_steps=2)  # in the third epoch
+    assert not left_by_a_kill.exists()
     assert not (jobs_dir() / "moved" / "result.json").exists()
     states = [load_state(path.parent) for path in (ray_dir() / "moved").glob("checkpoint_*/state.json")]
     step = max(state.step for state in states)

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+_UNSTORED = ".unstored-"  # how the name of a checkpoint begins that is written, and not stored yet
+
 
 class RayReports:
     """Checkpoints of one of Ray Train's workers. The first worker writes them; all wait for one another.
@@ -21,6 +23,10 @@ class RayReports:
         context = ray.train.get_context()
         self.rank = context.get_world_rank()
         self._is_alone = context.get_world_size() == 1
+        self._storage = Path(context.get_storage().experiment_fs_path)  # of this job
+        if not self.rank:
+            for leftover in self._storage.glob(f"{_UNSTORED}*"):  # of a worker that was killed
+                shutil.rmtree(leftover, ignore_errors=True)
         # The number of this worker's machine, if it is the first of the workers there; of the others None.
         self.machine: int | None = None if context.get_local_rank() else context.get_node_rank()
 
@@ -46,7 +52,7 @@ class RayReports:
         checkpoint = None
         if not self.rank:
             self.wait_for_storage()  # of the one before: no more than one is on its way
-            directory = tempfile.mkdtemp(prefix="realshard-checkpoint-")
+            directory = tempfile.mkdtemp(prefix=_UNSTORED, dir=self._storage)
             write(Path(directory))
             checkpoint = self._ray_train.Checkpoint.from_directory(directory)
         self._ray_train.report(

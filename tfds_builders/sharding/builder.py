@@ -32,6 +32,7 @@ from tfds_builders.sharding.staging import Staging
 from tfds_builders.sharding.workers import ThisProcess
 
 VALIDATION_LEVELS = ("header", "checksum", "decode")
+_REUSE = tfds.download.GenerateMode.REUSE_DATASET_IF_EXISTS
 _DEFAULT_MAX_QUARANTINED = 0.01  # above this share of bad files, something is wrong with the download
 
 
@@ -121,6 +122,18 @@ class ShardedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  
         ]
 
     _staging: Staging | None = None
+
+    def download_and_prepare(
+        self, *, download_config: tfds.download.DownloadConfig | None = None, **options: Any
+    ) -> None:
+        """As TFDS's, which leaves a version that is built as it is without a word, whatever the source is by now."""
+        is_kept = download_config is not None and download_config.download_mode == _REUSE and self.data_path.exists()
+        if is_kept:  # tfds.load, which only reads, says nothing of a config
+            say(
+                f"{self.name} {self.version} is built already, in {self.data_path}, and stays as it is: the source was "
+                "not looked at; if it is another one by now, say --overwrite, or another --data_dir"
+            )
+        super().download_and_prepare(download_config=download_config, **options)
 
     def _post_download_and_prepare_hook(self) -> None:
         if self._staging is not None:
