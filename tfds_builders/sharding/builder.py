@@ -131,7 +131,8 @@ class ShardedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  
         if is_kept:  # tfds.load, which only reads, says nothing of a config
             say(
                 f"{self.name} {self.version} is built already, in {self.data_path}, and stays as it is: the source was "
-                "not looked at; if it is another one by now, say --overwrite, or another --data_dir"
+                "not looked at; if it is another one by now, say --overwrite, which deletes what is built first, or "
+                "another --data_dir"
             )
         super().download_and_prepare(download_config=download_config, **options)
 
