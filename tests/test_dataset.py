@@ -138,6 +138,16 @@ def test_find_takes_the_newest_version(tmp_path):
     assert find("toy", tmp_path) == tmp_path / "toy" / "1.10.0"
 
 
+def test_find_takes_a_version_by_its_name(tmp_path):
+    for version in ("1.9.0", "1.10.0"):
+        write_dataset(tmp_path, 2, version=version)
+    assert find("toy:1.9.0", tmp_path) == tmp_path / "toy" / "1.9.0"
+    with pytest.raises(Refused, match=r"no version '1\.0\.0' in .*: '1\.9\.0', '1\.10\.0'\. Say toy:1\.10\.0"):
+        find("toy:1.0.0", tmp_path)
+    with pytest.raises(Refused, match="tfds build tfds_builders/other --data_dir"):
+        find("other:1.0.0", tmp_path)
+
+
 def test_any_folder_name_will_do(tmp_path):
     directory = write_dataset(tmp_path / "a [b]*?", 2)
     assert find("toy", directory.parents[1]) == directory

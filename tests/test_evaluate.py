@@ -76,6 +76,12 @@ def test_the_card_is_of_the_models_own_threshold_and_band(card):
     assert set(written["by"]) == {"category", "generator"}
 
 
+def test_the_card_says_where_its_dataset_is_so_that_the_gate_finds_it(built, card):
+    (dataset,) = json.loads((card / "card.json").read_text())["datasets"]
+    assert dataset["title"] == "toy:1.0.0"
+    assert load(dataset["directory"]).fingerprint == dataset["fingerprint"] == load(built.directory).fingerprint
+
+
 class _Page(HTMLParser):
     def __init__(self, text: str):
         super().__init__()
@@ -191,6 +197,7 @@ def test_several_datasets_are_judged_together_and_each_by_itself(built, tmp_path
         (CHAMPION, ["toy"], "holdout", "holdout"),
         (CHAMPION, ["other"], "validation", "other has no split 'validation'"),
         (CHAMPION, ["toy", "toy"], "test", "Each dataset must be named once"),
+        (CHAMPION, ["toy", "toy:1.0.0"], "test", "Each dataset must be named once"),
     ],
 )
 def test_what_is_missing_is_said_in_a_sentence(built, tmp_path, model, names, split, sentence):

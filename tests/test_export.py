@@ -106,3 +106,12 @@ def test_a_model_whose_data_are_gone_is_not_exported(built):
             export.export(MODEL, ["savedmodel"])
     finally:
         hidden.rename(built.directory)
+
+
+def test_a_model_whose_data_were_moved_is_exported_when_told_where_they_are(built):
+    data = built.directory.parents[1]
+    moved = data.rename(data.with_name("moved"))
+    try:
+        assert export.main([MODEL, "--to", "litert", "--data-dir", str(moved)]) == 0
+    finally:
+        moved.rename(data)

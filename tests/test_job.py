@@ -232,6 +232,25 @@ def test_two_datasets_make_one_job_that_names_both(ray_session, data, realshard_
     assert (version.tags["dataset"], version.tags["fingerprint"]) == (result.dataset, result.fingerprint)
 
 
+def test_an_interrupted_job_goes_on_with_its_version_when_a_newer_one_is_there(realshard_home, tmp_path, monkeypatch):
+    def is_interrupted(begun, *_):
+        raise KeyboardInterrupt(begun.dataset.title)
+
+    def on(dataset: str) -> Config:
+        return dataclasses.replace(small(tmp_path), data=DataConfig(dataset=dataset, data_dir=str(tmp_path)))
+
+    monkeypatch.setattr(job, "_train", is_interrupted)
+    splits = {"train": 24, "validation": 9, "test": 11}
+    write_dataset(tmp_path, splits)
+    with pytest.raises(KeyboardInterrupt, match=r"toy:1\.0\.0"):
+        job.run(on("toy"))
+    write_dataset(tmp_path, splits, version="1.1.0", seed=1)
+    with pytest.raises(Refused, match=r"--dataset toy:1\.0\.0 -> toy:1\.1\.0.*Give it what it had"):
+        job.run(on("toy"))
+    with pytest.raises(KeyboardInterrupt, match=r"toy:1\.0\.0"):
+        job.run(on("toy:1.0.0"))
+
+
 # -- refused before anything starts --
 
 

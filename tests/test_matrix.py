@@ -17,7 +17,7 @@ from trainers import evaluate, matrix, tracking
 from trainers.config import Config, to_dict
 from trainers.data_config import DataConfig
 from trainers.dataset import load
-from trainers.mixture import load_all
+from trainers.mixture import find_all, load_all
 from trainers.origin import identities, origin_of, overlap
 from trainers.run_logger import RunLogger
 
@@ -159,6 +159,45 @@ def test_data_that_are_gone_or_others_are_no_origin(built, tmp_path):
         assert (origin_of(run_id) is None) == (number == 1)
     directory.rename(tmp_path / "elsewhere")
     assert origin_of(run_id) is None
+
+
+@pytest.mark.parametrize("dataset", ["toy", "toy,other"])
+def test_data_that_were_moved_are_found_by_name_version_and_fingerprint(realshard_home, tmp_path, monkeypatch, dataset):
+    splits = {"train": 4, "validation": 2, "test": 2}
+    for name in ("toy", "other"):
+        write_dataset(tmp_path / "before", splits, name=name)
+    before = load_all(find_all(dataset, tmp_path / "before"))
+    run_id = small_model.new_run("job-moved")
+    sources = [str(source) for source in before.sources]
+    tracking.log_dataset(run_id, f"{before.title}/train", before.fingerprint, "train", sources=sources, profile={})
+    trained = origin_of(run_id).train
+    (tmp_path / "before").rename(tmp_path / "after")
+    assert origin_of(run_id) is None
+    write_dataset(tmp_path / "after", splits, name="toy", version="1.1.0", seed=1)  # a newer one is not meant
+    found = origin_of(run_id, str(tmp_path / "after"))
+    assert found.train.equals(trained)
+    assert found.trained_on == before.title
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "after"))
+    assert origin_of(run_id).train.equals(trained)
+    for name in ("toy", "other"):
+        write_dataset(tmp_path / "others", splits, name=name, seed=2)
+    assert origin_of(run_id, str(tmp_path / "others")) is None
+
+
+def test_a_model_whose_data_were_moved_is_compared_again(built, tmp_path):
+    """Of the fixture's data both are moved; that they are put back is for the other tests."""
+    data = built.root / "built data"
+    moved = data.rename(built.root / "moved data")
+    arguments = ["--models", MODELS[0], "--datasets", "second", "--out", str(tmp_path / "out"), "--data-dir"]
+    try:
+        assert matrix.main([*arguments, str(moved)]) == 0
+        with pytest.raises(Refused, match="share their content"):
+            matrix.main([*arguments, str(moved), "--split", "train", "--models", MODELS[1]])
+        write_dataset(tmp_path / "tested", {"test": 6}, name="second", seed=5)
+        with pytest.raises(Refused, match="Say with --data-dir where"):
+            matrix.main([*arguments, str(tmp_path / "tested")])
+    finally:
+        moved.rename(data)
 
 
 def test_blank_groups_are_nobodys():

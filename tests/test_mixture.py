@@ -11,7 +11,7 @@ from trainers.card import card_of
 from trainers.config import DataConfig
 from trainers.dataset import load
 from trainers.inputs import BatchIterator, training_batches
-from trainers.mixture import concatenate, find_all, load_all, resolve
+from trainers.mixture import concatenate, find_all, load_all, pinned, resolve
 from trainers.order import Order
 from trainers.policies import BlockedOrder, make_order, mixed_order
 from trainers.training import predictions
@@ -84,10 +84,21 @@ def test_the_published_mixture_is_known_by_its_name():
     assert resolve(DataConfig(dataset="cats")) == DataConfig(dataset="cats")
 
 
+def test_versions_are_taken_and_kept_with_the_weights(datasets, tmp_path):
+    write_dataset(tmp_path, {"train": 4}, name="cats", version="2.0.0")
+    write_dataset(tmp_path, {"train": 4}, name="dogs")
+    mixture = DataConfig(dataset="cats:1.0.0=1, dogs=0.5")
+    both = load_all(find_all(mixture.dataset, tmp_path))
+    assert both.title == "cats:1.0.0+dogs:1.0.0"
+    assert pinned(mixture, both).dataset == "cats:1.0.0=1,dogs:1.0.0=0.5"
+    assert pinned(DataConfig(dataset="cats"), load_all(find_all("cats", tmp_path))).dataset == "cats:2.0.0"
+
+
 @pytest.mark.parametrize(
     ("expression", "order", "from_faces", "fakes"),
     [
         ("cats=1,faces=3", "plain", 18, None),
+        ("cats:1.0.0=1,faces:1.0.0=3", "plain", 18, None),
         ("cats=1,faces=3", "balanced", 18, 12),
         ("cats,faces", "balanced", None, 12),
     ],

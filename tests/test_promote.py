@@ -16,13 +16,30 @@ from test_gate import LABELS, scores, table
 from tfds_builders.records.errors import Refused
 from trainers import promote, registry, tracking
 from trainers.dataset import load
+from trainers.judged import told_of
 
 NAME = "realshard-gated"
+MADE_OF = "made of"  # where the dataset of `versions` is
 
 
 @pytest.fixture
-def versions(tmp_path, monkeypatch):
-    """A registered model with a weak champion, version 1, and a strong challenger, version 2."""
+def versions(tmp_path, strangers):
+    """A registered model with a weak champion, version 1, and a strong challenger, version 2, made from a dataset."""
+    made_of = write_dataset(tmp_path / MADE_OF, {"train": 4, "validation": 4, "test": 4}, name="toy")
+    for number in ("1", "2"):
+        name_data(strangers.get_model_version(NAME, number).run_id, made_of)
+    return strangers
+
+
+def name_data(run_id: str, directory) -> None:
+    """The run names what it was trained on."""
+    fingerprint = load(directory).fingerprint
+    tracking.log_dataset(run_id, "toy:1.0.0/train", fingerprint, "train", sources=[str(directory)], profile={})
+
+
+@pytest.fixture
+def strangers(tmp_path, monkeypatch):
+    """As `versions`, of runs that do not say what they were made from."""
     monkeypatch.setenv("REALSHARD_HOME", str(tmp_path / "home"))
     client = tracking.client_of()
     client.create_registered_model(NAME)
@@ -41,6 +58,8 @@ def add_version(folder, job: str, alias: str, shift: float) -> str:
     tags = {"threshold": "0.5", "fingerprint": "f" * 64}
     version = client.create_model_version(NAME, f"runs:/{run_id}/model", run_id, tags=tags).version
     client.set_registered_model_alias(NAME, alias, version)
+    if (folder / MADE_OF).exists():
+        name_data(run_id, folder / MADE_OF / "toy" / "1.0.0")
     return version
 
 
@@ -104,23 +123,15 @@ def log_card(client, folder, number: str, shift: float, *directories) -> None:
     datasets = [load(directory) for directory in directories]
     test = table(scores(LABELS, shift, seed=3), LABELS)
     pq.write_table(test.append_column("split", [["test"] * len(LABELS)]), folder / "predictions.parquet")
-    told = ", ".join(dataset.fingerprint[:16] for dataset in datasets)
-    (folder / "card.json").write_text(json.dumps({"facts": {"evaluated on": f"them, test (fingerprint {told})"}}))
+    (folder / "card.json").write_text(json.dumps({"datasets": [told_of(dataset) for dataset in datasets]}))
     for name in ("predictions.parquet", "card.json"):
         run_id = client.get_model_version(NAME, number).run_id
         client.log_artifact(run_id, str(folder / name), f"cards/{'+'.join(each.name for each in datasets)}-test")
 
 
-@pytest.fixture
-def data(tmp_path, monkeypatch):
-    """A data_dir."""
-    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "data"))
-    return tmp_path / "data"
-
-
-def test_both_can_be_judged_on_other_datasets_whose_uses_are_counted(versions, tmp_path, data):
+def test_both_can_be_judged_on_other_datasets_whose_uses_are_counted(versions, tmp_path):
     """There the champion is the better one."""
-    one, two = (write_dataset(data, {"test": 8}, name=name, seed=seed) for seed, name in enumerate(("one", "two")))
+    one, two = (write_dataset(tmp_path, {"test": 8}, name=name, seed=seed) for seed, name in enumerate(("one", "two")))
     for number, shift in (("1", 3.0), ("2", 1.0)):
         log_card(versions, tmp_path, number, shift, one)
         log_card(versions, tmp_path, number, shift, one, two)
@@ -134,29 +145,27 @@ def test_both_can_be_judged_on_other_datasets_whose_uses_are_counted(versions, t
         promote.decide(NAME, dataset="third")
 
 
-def test_versions_evaluated_on_different_builds_are_not_compared(versions, tmp_path, data):
+def test_versions_evaluated_on_different_builds_are_not_compared(versions, tmp_path):
     log_card(versions, tmp_path, "1", 1.0, write_dataset(tmp_path / "before", {"test": 8}, name="one"))
-    log_card(versions, tmp_path, "2", 3.0, write_dataset(data, {"test": 8}, name="one", seed=1))
+    log_card(versions, tmp_path, "2", 3.0, write_dataset(tmp_path, {"test": 8}, name="one", seed=1))
     with pytest.raises(Refused, match="built again"):
         promote.decide(NAME, dataset="one")
 
 
-def test_of_their_own_test_sets_only_the_same_pictures_are_compared(versions, tmp_path):
+def test_of_their_own_test_sets_only_the_same_pictures_are_compared(strangers, tmp_path):
     """As of a dataset and of what harmonising it gave: the same names and labels, other pictures."""
+    versions = strangers
 
     def trained_on(number: str, directory) -> None:
-        version = versions.get_model_version(NAME, number)
-        fingerprint = load(directory).fingerprint
-        versions.set_model_version_tag(NAME, number, "fingerprint", fingerprint)
-        sources = {"sources": [str(directory)], "profile": {}}
-        tracking.log_dataset(version.run_id, "toy:1.0.0/train", fingerprint, "train", **sources)
+        versions.set_model_version_tag(NAME, number, "fingerprint", load(directory).fingerprint)
+        name_data(versions.get_model_version(NAME, number).run_id, directory)
 
     first, again, harmonised = (
         write_dataset(tmp_path / name, {"train": num_train, "validation": 4, "test": 6}, name="toy", seed=seed)
         for name, num_train, seed in (("first", 8, 0), ("again", 12, 0), ("harmonised", 8, 7))
     )
     trained_on("1", first)
-    with pytest.raises(Refused, match=r"data are not there any more.*--dataset D"):
+    with pytest.raises(Refused, match=r"data are neither where they were.*--dataset D"):
         promote.decide(NAME)
     trained_on("2", harmonised)
     with pytest.raises(Refused, match="the pictures are not the same"):
@@ -171,7 +180,9 @@ def test_of_their_own_test_sets_only_the_same_pictures_are_compared(versions, tm
 
 
 @pytest.mark.parametrize("number", ["1", "2"])
-def test_a_version_made_from_images_of_the_test_set_is_not_judged_on_it(versions, tmp_path, data, number, capsys):
+def test_a_version_made_from_images_of_the_test_set_is_not_judged_on_it(strangers, tmp_path, number, capsys):
+    """Whose data are not in the default folder: runs and cards say where they are."""
+    versions, data = strangers, tmp_path / "datasets"
     learnt = [encode(picture(index % 2, (32, 32), seed=index), "PNG") for index in range(8)]
     splits = {"train": 8, "validation": 4, "test": 4}
     toy = write_dataset(data, splits, name="toy", images=learnt)
@@ -180,13 +191,34 @@ def test_a_version_made_from_images_of_the_test_set_is_not_judged_on_it(versions
     for each in ("1", "2"):
         log_card(versions, tmp_path, each, 2.0 * int(each), same)
         log_card(versions, tmp_path, each, 2.0 * int(each), other)
-    run_id = versions.get_model_version(NAME, number).run_id
-    tracking.log_dataset(run_id, "toy:1.0.0/train", load(toy).fingerprint, "train", sources=[str(toy)], profile={})
+    name_data(versions.get_model_version(NAME, number).run_id, toy)
     with pytest.raises(Refused, match=rf"{NAME} version {number} .* 8 of its 8 images share .* 'test/"):
         promote.decide(NAME, dataset="same", apply=True)
     assert aliases() == {"champion": 1, "challenger": 2}
-    assert promote.main([NAME, "--dataset", "other"]) == 0
-    assert "is not known here" in capsys.readouterr().out  # of the other version
+    assert promote.main([NAME, "--dataset", "other:1.0.0"]) == 0
+    assert f"what version {3 - int(number)} was made from is not named" in capsys.readouterr().out
+    with pytest.raises(Refused, match=r"of other:1\.1\.0.*evaluate .*--dataset other:1\.1\.0 --log"):
+        promote.decide(NAME, dataset="other:1.1.0")
+    moved = data.rename(tmp_path / "moved")
+    with pytest.raises(Refused, match=r"test images, of same:1\.0\.0, are neither.*Say with --data-dir"):
+        promote.decide(NAME, dataset="same", apply=True)
+    assert "test images, of same:1.0.0, are neither" in promote.describe(promote.decide(NAME, dataset="same"))
+    with pytest.raises(Refused, match="8 of its 8 images share"):
+        promote.main([NAME, "--dataset", "same", "--data-dir", str(moved), "--apply"])
+    assert aliases() == {"champion": 1, "challenger": 2}
+
+
+def test_what_may_have_been_made_from_test_images_is_shown_but_not_promoted(versions, tmp_path, capsys):
+    made_of = tmp_path / MADE_OF
+    moved = made_of.rename(tmp_path / "moved")
+    with pytest.raises(Refused, match=r"no test image made one of the two.*Say with --data-dir where the data are"):
+        promote.main([NAME, "--apply"])
+    assert not versions.get_registered_model(NAME).tags  # nobody has looked at the test set
+    assert promote.main([NAME]) == 0
+    assert "doubt       did a test image make one of the two?" in capsys.readouterr().out
+    assert promote.main([NAME, "--apply", "--data-dir", str(moved)]) == 0
+    assert "doubt" not in capsys.readouterr().out
+    assert aliases() == {"champion": 2}
 
 
 def _apply(home: str) -> bool:

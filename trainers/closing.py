@@ -69,9 +69,8 @@ def close(job: Job, run_id: str, logger: RunLogger, train_secs: float) -> JobRes
 
 def _write_card(job: Job, run_id: str, test: pa.Table, decision: Decision, history: History) -> Card:
     dataset, name = job.dataset, job.folder.name
-    origin = origin_from(
-        dataset, job.records, job.config, starting_weights.tags_of(job.config).get(starting_weights.RUN_TAG)
-    )
+    first_run_id = starting_weights.tags_of(job.config).get(starting_weights.RUN_TAG)
+    origin = origin_from(dataset, job.records, job.config, first_run_id, job.config.data.data_dir)
     card = card_of(test, decision.threshold, unsure=decision.unsure, notes=notes_of(origin, [origin.test]))
     card["calibration"] = calibration_of(decision.temperature, decision.base_rate)
     card["facts"] = {"job": name, "MLflow run": run_id, "trained and tested on": dataset.title}

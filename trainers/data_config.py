@@ -21,9 +21,9 @@ def _columns(metavar: str = "COLUMN=VALUE[,VALUE]") -> Any:
 class DataConfig:
     """The dataset, and which of its records take part."""
 
-    # Name of a dataset built by `tfds build`. Several as one: `faces,objects`, split by split, or `faces=3,objects=1`,
-    # which draws three training images of the one for each of the other. `merged_faces` is the published mixture of
-    # deepfake_and_real and deepfake_faces.
+    # Name of a dataset built by `tfds build`: `faces` for its newest version, or `faces:1.0.0`. Several as one:
+    # `faces,objects`, split by split, or `faces=3,objects=1`, which draws three training images of the one for each of
+    # the other. `merged_faces` is the published mixture of deepfake_and_real and deepfake_faces.
     dataset: str = "ai_vs_human"
     data_dir: str = ""  # Where built datasets are. Default: TFDS_DATA_DIR, else TFDS's own ~/tensorflow_datasets.
     # What is trained on: a split or parts of splits as TFDS writes them, `train[:5000]+validation`. Of several

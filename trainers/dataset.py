@@ -255,13 +255,15 @@ def load(directory: str | Path) -> Dataset:
 
 
 def find(name: str, data_dir: str | Path) -> Location:
-    """Where the newest version of dataset `name` built under `data_dir` is: a local folder, or below an fsspec URL.
+    """Where dataset `name`, NAME or NAME:VERSION, built under `data_dir` is: a local folder, or below an fsspec URL.
+    Without a version the newest.
 
     Raises:
-      Refused: it is not built there; the sentence holds the command that builds it.
+      Refused: it is not built there; the sentence holds the command that builds it, or the versions that there are.
     """
     location = locate(data_dir)
     files, root = _filesystem(location)
+    name, _, wanted = name.partition(":")
     folder = f"{root}/{name}"
     names = [path.rpartition("/")[2] for path in files.ls(folder, detail=False)] if files.isdir(folder) else []
     versions = [
@@ -274,7 +276,13 @@ def find(name: str, data_dir: str | Path) -> Location:
             f"The dataset {name!r} is not built in {location}. Build it with: "
             f"tfds build tfds_builders/{name} --data_dir {location} --manual_dir FOLDER_WITH_ITS_IMAGES"
         )
-    return join(location, name, max(versions, key=lambda version: [int(part) for part in version.split(".")]))
+    versions.sort(key=lambda version: [int(part) for part in version.split(".")])
+    if wanted and wanted not in versions:
+        raise Refused(
+            f"The dataset {name!r} has no version {wanted!r} in {location}; it has: {_listed(versions)}. "
+            f"Say {name}:{versions[-1]}, or {name} for the newest."
+        )
+    return join(location, name, wanted or versions[-1])
 
 
 def _filesystem(location: Location) -> tuple[Any, str]:

@@ -23,6 +23,7 @@ from trainers.card import Card, calibration_of, card_of
 from trainers.card_files import CARD, PAGE, write_card
 from trainers.card_pictures import AUGMENTED, WORST, Part, augmented, most_wrong_images
 from trainers.dataset import find, load
+from trainers.judged import told_of
 from trainers.mixture import named_apart, parts_of
 from trainers.origin import identities, notes_of, origin_of
 from trainers.output import silent_stderr
@@ -38,7 +39,7 @@ def select(names: Sequence[str], data_dir: str, split: str, scheme: str = "") ->
     """The split of each dataset.
 
     Args:
-      names: of built datasets, or that of a published mixture, which brings its split scheme.
+      names: of built datasets, NAME or NAME:VERSION, or that of a published mixture, which brings its split scheme.
       data_dir: where they are.
       split: a split, or an expression such as "test[:10%]".
       scheme: the split scheme that `split` is of; "": the split that was written.
@@ -46,7 +47,7 @@ def select(names: Sequence[str], data_dir: str, split: str, scheme: str = "") ->
     Raises:
       Refused: a dataset that is not built there, named twice, or without such a split.
     """
-    if len(set(names)) < len(names):
+    if len({name.partition(":")[0] for name in names}) < len(names):
         raise Refused(f"Each dataset must be named once. Received: {','.join(names)}. Leave out the second.")
     found, scheme = parts_of(",".join(names), scheme)
     datasets = [load(find(name, data_dir)) for name in found.split(",")]
@@ -97,7 +98,7 @@ def evaluate(
     parts = select(names, data_dir, split, scheme)
     detector = load_detector(model)
     version = tracking.client_of().get_model_version(detector.name, str(detector.version))
-    origin = origin_of(version.run_id)
+    origin = origin_of(version.run_id, data_dir)
     settings = detector.network.settings
     predictions = predictions_of(detector, parts)
     card = card_of(
@@ -123,6 +124,7 @@ def evaluate(
     pictures = {WORST: most_wrong_images(predictions, parts)}
     if origin and origin.config:
         pictures[AUGMENTED] = augmented(origin.config, origin.records["train"])
+    card["datasets"] = [told_of(part.dataset) for part in parts]
     write_card(directory, predictions, card, title, history, pictures)
     pq.write_table(predictions, directory / PREDICTIONS)
     if is_logged:
@@ -158,7 +160,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m trainers.evaluate", description="Writes the report card of a registered model."
     )
     parser.add_argument("--model", default=DEFAULT_MODEL, help="a registered model (default: %(default)s)")
-    parser.add_argument("--dataset", required=True, metavar="D[,D...]", help="built datasets, separated by commas")
+    parser.add_argument("--dataset", required=True, metavar="D[,D...]", help="built datasets, each D or D:VERSION")
     parser.add_argument("--data-dir", default=default_data_dir(), help="where they are (default: %(default)s)")
     parser.add_argument("--split", default="test", help="a split, or part of one: test[:10%%] (default: %(default)s)")
     parser.add_argument("--split-scheme", default="", help="of another division into splits, such as that of a job")

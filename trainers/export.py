@@ -25,6 +25,7 @@ from trainers.origin import origin_of
 from trainers.output import silent_stderr
 from trainers.reader import open_reader
 from trainers.registry import MAX_DIFFERENCE, Detector, excess_difference, load_detector
+from trainers.storage import default_data_dir
 from trainers.timing import images_per_second
 from trainers.tracking import client_of, read_artifact
 
@@ -98,8 +99,13 @@ def _write_litert(model: Any, folder: Path) -> tuple[Path, Scores]:
 FORMATS = {"savedmodel": _write_savedmodel, "litert": _write_litert}
 
 
-def export(model_uri: str, formats: Sequence[str]) -> list[Export]:
+def export(model_uri: str, formats: Sequence[str], data_dir: str = "") -> list[Export]:
     """Exports a registered model in each of the `formats`, and stores all of them in its run.
+
+    Args:
+      model_uri: models:/NAME@ALIAS or models:/NAME/VERSION.
+      formats: of FORMATS.
+      data_dir: where its dataset is looked for if it is not where the run says; "": the default folder.
 
     Raises:
       Refused: no such model; its dataset is not there any more; an export does not give its scores. Nothing is stored
@@ -108,7 +114,7 @@ def export(model_uri: str, formats: Sequence[str]) -> list[Export]:
     detector = load_detector(model_uri)
     network, client = detector.network, client_of()
     run_id = client.get_model_version(detector.name, str(detector.version)).run_id
-    pixels = _test_pixels(detector, run_id)
+    pixels = _test_pixels(detector, run_id, data_dir)
     of_network = network.p_fake_of(pixels).numpy()
     expected, speed = network.score_pixels(pixels), images_per_second(network.score_pixels, pixels, _TIMED_SECS)
     model = _with_temperature(network)
@@ -138,13 +144,14 @@ def export(model_uri: str, formats: Sequence[str]) -> list[Export]:
     return exports
 
 
-def _test_pixels(detector: Detector, run_id: str) -> np.ndarray:
+def _test_pixels(detector: Detector, run_id: str, data_dir: str) -> np.ndarray:
     """uint8 [n, size, size, 3]: the first images of the test split that the model was evaluated on."""
-    origin = origin_of(run_id)
+    origin = origin_of(run_id, data_dir)
     if origin is None:
         raise Refused(
             f"an export is compared on images of the model's test split. The dataset of {detector.name} version "
-            f"{detector.version} is not where the run {run_id} says, or not as it was: build it there again."
+            f"{detector.version} is not where the run {run_id} says, nor under --data-dir, or not as it was: say with "
+            "--data-dir where it is now, or build it there again."
         )
     records, settings = origin.records["test"], detector.network.settings
     images = open_reader(records).images(np.arange(min(len(records), NUM_IMAGES)))
@@ -156,9 +163,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m trainers.export", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("model", help="models:/NAME@ALIAS or models:/NAME/VERSION")
     parser.add_argument("--to", nargs="+", choices=tuple(FORMATS), required=True, metavar="FORMAT", help="%(choices)s")
+    parser.add_argument(
+        "--data-dir",
+        default=default_data_dir(),
+        help="where its dataset is, if it is not any more where it was (default: %(default)s)",
+    )
     options = parser.parse_args(arguments)
     with silent_stderr():
-        exports = export(options.model, options.to)
+        exports = export(options.model, options.to, options.data_dir)
     for one in exports:
         print(
             f"{one.format:<11} {one.bytes / 1e6:.1f} MB, {one.images_per_second:.0f} images/s (registered model "

@@ -23,7 +23,7 @@ from trainers.engine import RayWorkers, ThisProcess
 from trainers.home import pixels_dir, ray_dir
 from trainers.job_result import JobResult
 from trainers.jobs import Job, JobFolder
-from trainers.mixture import find_all, load_all, resolve
+from trainers.mixture import find_all, load_all, pinned, resolve
 from trainers.policies import make_order
 from trainers.provenance import environment_tags
 from trainers.run_logger import RunLogger, ending_badly
@@ -45,6 +45,7 @@ def run(config: Config, *, parent: str = "", here: bool = False) -> JobResult:
     """
     config = dataclasses.replace(config, data=resolve(config.data))
     dataset = load_all(find_all(config.data.dataset, data_dir(config)))
+    config = dataclasses.replace(config, data=pinned(config.data, dataset))
     records = _checked_records(dataset, config)
     folder = JobFolder(config.job.name or new_name(config))
     uri = tracking.tracking_uri()

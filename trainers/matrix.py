@@ -42,7 +42,8 @@ def check_apart(detector: Detector, origin: Origin | None, part: Part, by_group:
     if origin is None:
         raise Refused(
             "what a model was trained on must be known, and still be there as it was. Received: "
-            f"{detector.name} v{detector.version}, of which it is not. Build its dataset again, or train it again."
+            f"{detector.name} v{detector.version}, of which it is not. Say with --data-dir where its dataset is now, "
+            "build that again, or train the model again."
         )
     used = pa.concat_tables([origin.train, origin.validation])
     found = overlap(identities(part.dataset, part.records.ids()), used, by_group)
@@ -55,15 +56,21 @@ def check_apart(detector: Detector, origin: Origin | None, part: Part, by_group:
         )
 
 
-def measure(models: Sequence[str], parts: Sequence[Part], by_group: bool = True) -> list[Row]:
+def measure(models: Sequence[str], parts: Sequence[Part], by_group: bool = True, data_dir: str = "") -> list[Row]:
     """One row a model and dataset, by FIELDS; figures that are not defined are None.
+
+    Args:
+      models: models:/NAME@ALIAS or models:/NAME/VERSION.
+      parts: what they are tested on.
+      by_group: whether a test record of a group that made a model is refused too.
+      data_dir: where the models' own data are looked for if they are not where their runs say; "": the default folder.
 
     Raises:
       Refused: no such model; a pair that shares records, before anything is scored.
     """
     detectors = [load_detector(model) for model in models]
     versions = [tracking.client_of().get_model_version(each.name, str(each.version)) for each in detectors]
-    origins = [origin_of(version.run_id) for version in versions]
+    origins = [origin_of(version.run_id, data_dir) for version in versions]
     for detector, origin in zip(detectors, origins, strict=True):
         for part in parts:
             check_apart(detector, origin, part, by_group)
@@ -147,7 +154,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m trainers.matrix", description="Tests every model on every dataset and makes one table of it."
     )
     parser.add_argument("--models", nargs="+", required=True, metavar="MODEL", help="registered models")
-    parser.add_argument("--datasets", nargs="+", required=True, metavar="NAME", help="built datasets")
+    parser.add_argument("--datasets", nargs="+", required=True, metavar="NAME", help="built datasets, or NAME:VERSION")
     parser.add_argument("--data-dir", default=default_data_dir(), help="where they are (default: %(default)s)")
     parser.add_argument("--split", default="test", help="the part of each that is tested on (default: %(default)s)")
     parser.add_argument("--split-scheme", default="", help="of another division into splits, such as that of a job")
@@ -167,7 +174,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with silent_stderr():
         import tensorflow  # noqa: F401  # says much when it is imported
     parts = select(options.datasets, options.data_dir, options.split, options.split_scheme)
-    rows, tested = measure(options.models, parts, by_group=not options.by_content), title_of(options.split, parts)
+    rows = measure(options.models, parts, by_group=not options.by_content, data_dir=options.data_dir)
+    tested = title_of(options.split, parts)
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "matrix.md").write_text(as_markdown(rows, tested), "utf-8")
     (options.out / "matrix.csv").write_text(as_csv(rows), "utf-8")

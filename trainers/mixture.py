@@ -20,7 +20,7 @@ from tfds_builders.records.schema import SCHEME_PREFIX
 from trainers.checks import dataset_weights
 from trainers.data_config import DataConfig
 from trainers.dataset import MEMBER, Dataset, find, load
-from trainers.storage import Location
+from trainers.storage import Location, default_data_dir
 
 # Published mixtures by name: the datasets, and the split scheme that says which part of each was taken.
 PUBLISHED = {"merged_faces": ("deepfake_and_real,deepfake_faces", "merged")}
@@ -30,6 +30,15 @@ def resolve(data: DataConfig) -> DataConfig:
     """`data` with the name of a published mixture replaced by what it stands for."""
     dataset, scheme = parts_of(data.dataset, data.split_scheme)
     return dataclasses.replace(data, dataset=dataset, split_scheme=scheme)
+
+
+def pinned(data: DataConfig, dataset: Dataset) -> DataConfig:
+    """`data` with the versions that its dataset was found in: NAME:VERSION, whatever is built later."""
+    terms = []
+    for term, version in zip(data.dataset.split(","), dataset.version.split("+"), strict=True):
+        name, sign, weight = term.strip().partition("=")
+        terms.append(f"{name.partition(':')[0]}:{version}{sign}{weight}")
+    return dataclasses.replace(data, dataset=",".join(terms))
 
 
 def parts_of(expression: str, scheme: str) -> tuple[str, str]:
@@ -55,6 +64,25 @@ def load_all(directories: Sequence[Location | str]) -> Dataset:
     """
     datasets = [load(directory) for directory in directories]
     return datasets[0] if len(datasets) == 1 else concatenate(datasets)
+
+
+def load_unchanged(
+    directories: Sequence[Location | str], names: Sequence[str], fingerprint: str | None, data_dir: str | Path
+) -> Dataset | None:
+    """The dataset of this fingerprint, from where it lay, or from where it was moved to; None if it is in neither.
+
+    Args:
+      directories: where it lay; several are a mixture.
+      names: NAME:VERSION of each, by which it is looked for under `data_dir`; "": under the default folder.
+    """
+    for locate_all in (lambda: directories, lambda: [find(name, data_dir or default_data_dir()) for name in names]):
+        try:
+            dataset = load_all(locate_all())
+        except Refused:
+            continue
+        if dataset.fingerprint == fingerprint:
+            return dataset
+    return None
 
 
 def concatenate(datasets: Sequence[Dataset]) -> Dataset:

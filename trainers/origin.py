@@ -3,7 +3,7 @@
     origin = origin_of(run_id)
     origin.train.column_names      # id, group, sha256
 
-Read from the model's MLflow run and from the datasets it names, which must still be there.
+Read from the model's MLflow run and from the datasets it names, which must still be there, or where they were moved to.
 """
 
 import json
@@ -14,13 +14,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from tfds_builders.records.errors import Refused
 from tfds_builders.records.schema import MANIFEST
 from trainers import tracking
 from trainers.config import Config, from_dict
 from trainers.dataset import DATASET_INFO, Dataset, Records
 from trainers.indexing import index_shards
-from trainers.mixture import load_all
+from trainers.mixture import load_unchanged
 from trainers.starting_weights import RUN_TAG
 from trainers.storage import Location, filesystem
 from trainers.worker import selected
@@ -51,38 +50,47 @@ class Origin:
     unknown: str
 
 
-def origin_of(run_id: str) -> Origin | None:
+def origin_of(run_id: str, data_dir: str = "") -> Origin | None:
     """The origin of the model that this run made; None if the run does not name it, or its data are not there any more
-    as they were."""
+    as they were.
+
+    Args:
+      data_dir: where they are looked for by name and version if they are not where the run says; "": the default
+        folder.
+    """
     run = tracking.client_of().get_run(run_id)
     if not run.inputs.dataset_inputs:
         return None
     entry = run.inputs.dataset_inputs[0].dataset  # each names the whole dataset, for another split
-    try:
-        dataset = load_all(tracking.dataset_sources(entry))
-    except Refused:
-        return None
-    if json.loads(entry.profile or "{}").get("fingerprint") != dataset.fingerprint:
+    names = entry.name.partition("/")[0].split("+")  # TITLE/SPLIT
+    fingerprint = json.loads(entry.profile or "{}").get("fingerprint")
+    dataset = load_unchanged(tracking.dataset_sources(entry), names, fingerprint, data_dir)
+    if dataset is None:
         return None
     told = tracking.read_artifact(run_id, "config.json")
     config = from_dict(json.loads(told)["config"]) if told else None
-    return origin_from(dataset, selected(dataset, config or Config()), config, run.data.tags.get(RUN_TAG))
+    return origin_from(dataset, selected(dataset, config or Config()), config, run.data.tags.get(RUN_TAG), data_dir)
 
 
 def origin_from(
-    dataset: Dataset, records: dict[str, Records], config: Config | None, first_run_id: str | None
+    dataset: Dataset,
+    records: dict[str, Records],
+    config: Config | None,
+    first_run_id: str | None,
+    data_dir: str = "",
 ) -> Origin:
     """The origin of a model of which all is at hand.
 
     Args:
       first_run_id: the run of the registered model that it began with, if it did.
+      data_dir: where that one's data are looked for, as of `origin_of`.
     """
     known = _identities(dataset)
     parts = {split: [_of_ids(known, part.ids())] for split, part in records.items()}
     weights = config.model.weights if config else "none"
     unknown = "" if weights in ("none", "imagenet") else weights
     before = unknown and f"unknown data ({unknown})"
-    first = origin_of(first_run_id) if first_run_id else None
+    first = origin_of(first_run_id, data_dir) if first_run_id else None
     if first is not None:
         parts["train"].append(first.train)
         parts["validation"].append(first.validation)

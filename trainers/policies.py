@@ -11,6 +11,7 @@ All are `Order`s: pure functions of (seed, position), the same on any number of 
 import dataclasses
 import functools
 import math
+import re
 from collections.abc import Mapping
 
 import numpy as np
@@ -99,7 +100,8 @@ def make_order(records: Records, data: DataConfig, global_batch_size: int, seed:
     Raises:
       ValueError: a dataset, or a class of it, that should be drawn from has no record; a weight is too small.
     """
-    weights = {name.partition("/")[0]: weight for name, weight in dataset_weights(data.dataset).items()}
+    # A term may be NAME/CONFIG:VERSION; records know the NAME.
+    weights = {re.split("[/:]", name)[0]: weight for name, weight in dataset_weights(data.dataset).items()}
     given = {name: weight for name, weight in weights.items() if weight is not None}
     is_balanced = data.order == "balanced"
     if given and is_balanced:

@@ -6,8 +6,9 @@
 
 The decision is trainers/gate.py's, on the test predictions that each version's run stored, or with `--dataset D` on
 those that `python -m trainers.evaluate --model ... --dataset D --log` put into the runs of both: of the same pictures,
-none of which may have made one of the two. The decision is written to the challenger's tags, and how often a test set
-decided is counted on the registered model.
+none of which may have made one of the two. Where that cannot be told, since data are gone, the decision is shown but
+not acted on. It is written to the challenger's tags, and how often a test set decided is counted on the registered
+model.
 """
 
 import argparse
@@ -18,19 +19,25 @@ from typing import Any
 
 from tfds_builders.records.errors import Refused
 from trainers import gate
-from trainers.judged import check_apart, check_same, judged
+from trainers.judged import check_same, doubt_apart, judged
 from trainers.registry import CHALLENGER, CHAMPION, aliases_locked
+from trainers.storage import default_data_dir
 from trainers.store import ensure_reachable, tracking_uri
 from trainers.tracking import client_of, mlflow_module
 
 DEFAULT_NAME = "realshard-resnet50"
-_NOT_APART = "it is not known here whether its images trained one of the two: their data are not there any more"
 GATE_TAG, PREVIOUS_TAG, USES_TAG = "realshard.gate", "realshard.champion_before", "realshard.gate_uses"
 ROLLED_BACK_TAG = "realshard.rolled_back_to"  # of a version that was champion: the one that took its place again
 
 
 def decide(
-    name: str, *, metric: str = "auc", max_drop: float = gate.MAX_DROP, dataset: str = "", apply: bool = False
+    name: str,
+    *,
+    metric: str = "auc",
+    max_drop: float = gate.MAX_DROP,
+    dataset: str = "",
+    data_dir: str = "",
+    apply: bool = False,
 ) -> dict[str, Any]:
     """Judges the challenger of the registered model `name` against its champion, and promotes it if told to.
 
@@ -39,17 +46,18 @@ def decide(
       metric: auc or balanced_accuracy.
       max_drop: by how much the recall of a class may fall within a category.
       dataset: whose logged report cards to compare; "": each run's own test predictions.
+      data_dir: where the datasets are looked for if they are not where they were; "": the default folder.
       apply: move the alias if the challenger earned it.
 
     Returns:
-      What `gate.judge` gives, with champion_version, challenger_version, applied; is_apart: whether it is known that
-      neither was made from images of the test set; and test_set_uses: how often the gate has looked at it, this time
-      included.
+      What `gate.judge` gives, with champion_version, challenger_version, applied; doubt: why it cannot be told whether
+      one of the two was made from images of the test set, "": neither was; and test_set_uses: how often the gate has
+      looked at it, this time included.
 
     Raises:
       Refused: no such model, no challenger, one that was champion and rolled back, predictions that cannot be compared,
-        a model made from images of the test set, aliases that somebody else moved meanwhile, a store that does not
-        answer.
+        a model made from images of the test set, or with `apply` one of which that cannot be told, aliases that
+        somebody else moved meanwhile, a store that does not answer.
     """
     client = _client()
     with aliases_locked(name):
@@ -65,12 +73,18 @@ def decide(
                 "judged again. Train another version, or delete the tag "
                 f"{ROLLED_BACK_TAG} of this one in MLflow if what spoke against it is mended."
             )
-        tested = {alias: judged(version, dataset) for alias, version in versions.items()}
+        tested = {alias: judged(version, dataset, data_dir) for alias, version in versions.items()}
         builds = {alias: each.fingerprints for alias, each in tested.items()}
         if dataset and builds[CHAMPION] != builds[CHALLENGER]:
             raise Refused(f"{dataset} was built again between the evaluations of the two: evaluate both once more.")
         check_same(tested[CHAMPION], tested[CHALLENGER])
-        is_apart = all([check_apart(version, tested[CHALLENGER]) for version in versions.values()])  # noqa: C419  # each
+        doubts = [doubt_apart(version, tested[CHALLENGER], data_dir) for version in versions.values()]
+        doubt = next(filter(None, doubts), "")
+        if apply and doubt:
+            raise Refused(
+                "A challenger is promoted if it is known that no test image made one of the two. It is not known: "
+                f"{doubt}. Say with --data-dir where the data are, or set the alias in MLflow yourself."
+            )
         decision = gate.judge(
             tested[CHAMPION].predictions,
             tested[CHALLENGER].predictions,
@@ -79,7 +93,7 @@ def decide(
             max_drop=max_drop,
         )
         decision |= {f"{alias}_version": int(aliases[alias]) for alias in (CHAMPION, CHALLENGER)}
-        decision["is_apart"] = is_apart
+        decision["doubt"] = doubt
         fingerprints = {fingerprint for each in tested.values() for fingerprint in each.fingerprints}
         decision["test_set_uses"] = _count_use(client, name, sorted(fingerprints))
         decision["applied"] = apply and decision["promote"]
@@ -163,7 +177,7 @@ def describe(decision: dict[str, Any]) -> str:
         ),
         f"verdict     {verdict}: {decision['because']}",
         f"            this test set has decided {decision['test_set_uses']} time(s)",
-        *([] if decision["is_apart"] else [f"            {_NOT_APART}"]),
+        *([f"doubt       did a test image make one of the two? {decision['doubt']}"] if decision["doubt"] else []),
     ]
     return "\n".join(lines)
 
@@ -182,6 +196,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--dataset", default="", help="compare on this dataset's test split, which both were evaluated on with --log"
     )
+    parser.add_argument(
+        "--data-dir",
+        default=default_data_dir(),
+        help="where datasets are that are not any more where they were (default: %(default)s)",
+    )
     act = parser.add_mutually_exclusive_group()
     act.add_argument("--apply", action="store_true", help="move the alias if the challenger earned it")
     act.add_argument("--rollback", action="store_true", help="make the champion before this one champion again")
@@ -191,7 +210,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{options.name}: version {now} is champion again; version {was}, which was, is not judged again")
         return 0
     decision = decide(
-        options.name, metric=options.metric, max_drop=options.max_drop, dataset=options.dataset, apply=options.apply
+        options.name,
+        metric=options.metric,
+        max_drop=options.max_drop,
+        dataset=options.dataset,
+        data_dir=options.data_dir,
+        apply=options.apply,
     )
     print(describe(decision))
     return 0 if decision["promote"] else 1
