@@ -55,6 +55,7 @@ def test_the_chain_goes_from_the_version_to_the_archive(run_id, tmp_path, capsys
         "seed 5, 2 x 4 CPU, 3 CPUs each", "train: 7 records, 2 fake", f"fingerprint {'ab' * 32}",
         "found 12 = written 10 + excluded 1 + quarantined 1", f"download.zip, 1234 bytes, sha256 {'cd' * 32}",
         "made with frames 10",
+        "          read from /x\n",
     ):  # fmt: skip
         assert part in text
     assert text.index("train: 7") < text.index("test: 3")
@@ -88,6 +89,22 @@ def test_what_the_audit_found_is_part_of_the_chain(run_id, tmp_path):
     (tmp_path / "toy.audit.json").write_text(json.dumps({"findings": []}))
     client.log_artifact(run_id, str(tmp_path / "toy.audit.json"), "dataset")
     assert "audit     nothing was found" in lineage.describe(lineage.lineage_of(f"models:/{NAME}/1"))
+
+
+def test_a_run_is_asked_by_its_id_whether_it_registered_a_model_or_not(run_id, capsys):
+    assert lineage.main([f"runs:/{run_id}"]) == 0
+    assert capsys.readouterr().out == lineage.describe(lineage.lineage_of(f"models:/{NAME}/1")) + "\n"
+    trial = tracking.open_run(tracking.experiment("lineage"), "trial-3", {}, {})
+    sources = ["/data/toy/1.0.0", "/data/cats/2.0.0"]
+    tracking.log_dataset(trial, "toy:1.0.0+cats:2.0.0/train", "ab" * 32, "train", sources=sources, profile={})
+    text = lineage.describe(lineage.lineage_of(f"runs:/{trial}"))
+    for part in ("model     none is registered", f"run       {trial}, job trial-3", "of toy:1.0.0+cats:2.0.0/train"):
+        assert part in text
+    assert all(f"          read from {source}\n" in text for source in sources)
+    assert f"          fingerprint {'ab' * 32}\n" in text
+    assert lineage.lineage_of(f"runs:/{trial}")["model"] is None
+    with pytest.raises(Refused, match="there is no run 'nobody'"):
+        lineage.lineage_of("runs:/nobody")
 
 
 def test_what_was_not_recorded_is_said_to_be_missing(run_id):

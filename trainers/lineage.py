@@ -1,6 +1,7 @@
 """Where a registered model came from: version -> run -> code and config -> dataset -> source.
 
     python -m trainers.lineage models:/realshard-resnet50@champion
+    python -m trainers.lineage runs:/RUN_ID                           # a run that registered nothing, too
 
 Everything is read from MLflow: it works where neither the dataset nor this machine's files are there any more.
 """
@@ -11,35 +12,39 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from tfds_builders.records.errors import Refused
 from trainers.dossier import AUDIT, BUILDS
 from trainers.registry import resolve
 from trainers.run_cards import BY_OTHER_MEANS, sources_of
 from trainers.store import ensure_reachable, tracking_uri
-from trainers.tracking import RESUMED_TAG, client_of, read_artifact
+from trainers.tracking import RESUMED_TAG, client_of, dataset_sources, mlflow_module, read_artifact
 
 UNKNOWN = "unknown"
+RUNS = "runs:/"
 
 
-def lineage_of(model_uri: str) -> dict[str, Any]:
+def lineage_of(uri: str) -> dict[str, Any]:
     """The chain, fit for JSON.
 
+    Args:
+      uri: models:/NAME@ALIAS, models:/NAME/VERSION or runs:/RUN_ID.
+
     Returns:
-      model, run (resumed_with: what was otherwise when it was gone on with), code (of the run's first start;
-      version_commit, version_files: of what registered the version), training, datasets (a list: name, fingerprint,
-      split, records, fake), builds (what the datasets' build.json say, by name; empty for a run that stored none),
-      audits (what was found in them, by name: a list of severity, code, sentence; None for one that was not audited).
-      What a run did not record is "unknown".
+      model (None for a run that registered none), run (resumed_with: what was otherwise when it was gone on with), code
+      (of the run's first start; version_commit, version_files: of what registered the version), training, datasets (a
+      list: name, fingerprint, split, records, fake, sources: the directories that it lay in), builds (what the
+      datasets' build.json say, by name; empty for a run that stored none), audits (what was found in them, by name: a
+      list of severity, code, sentence; None for one that was not audited). What a run did not record is "unknown".
 
     Raises:
-      Refused: no such model, or a store that does not answer.
+      Refused: no such model or run, or a store that does not answer.
     """
-    uri = tracking_uri()
-    ensure_reachable(uri)
-    name, number = resolve(uri, model_uri)
-    client = client_of(uri)
-    version = client.get_model_version(name, str(number))
-    run = client.get_run(version.run_id)
+    store = tracking_uri()
+    ensure_reachable(store)
+    client = client_of(store)
+    run, version = _run_of(client, uri) if uri.startswith(RUNS) else _version_of(client, store, uri)
     tags, params = run.data.tags, run.data.params
+    version_tags = version.tags if version else {}
 
     def tag(key: str) -> str:
         return tags.get(f"realshard.{key}", UNKNOWN)
@@ -49,10 +54,17 @@ def lineage_of(model_uri: str) -> dict[str, Any]:
         profile = json.loads(entry.dataset.profile or "{}")
         context = next((t.value for t in entry.tags if t.key == "mlflow.data.context"), UNKNOWN)
         facts = {key: profile.get(key, UNKNOWN) for key in ("fingerprint", "records", "fake")}
-        datasets.append({"name": entry.dataset.name, "split": context, **facts})
+        sources = dataset_sources(entry.dataset)
+        datasets.append({"name": entry.dataset.name, "split": context, **facts, "sources": sources})
     builds = json.loads(read_artifact(run.info.run_id, BUILDS) or "{}")
     return {
-        "model": {"name": name, "version": number, "aliases": sorted(version.aliases), "tags": dict(version.tags)},
+        "model": version
+        and {
+            "name": version.name,
+            "version": int(version.version),
+            "aliases": sorted(version.aliases),
+            "tags": dict(version.tags),
+        },
         "run": {
             "id": run.info.run_id,
             "job": tag("job"),
@@ -66,8 +78,8 @@ def lineage_of(model_uri: str) -> dict[str, Any]:
             "files": tag("source_hash"),
             "python": tag("python"),
             "packages": tag("packages"),
-            "version_commit": version.tags.get("realshard.source_commit", UNKNOWN),
-            "version_files": version.tags.get("realshard.source_hash", UNKNOWN),
+            "version_commit": version_tags.get("realshard.source_commit", UNKNOWN),
+            "version_files": version_tags.get("realshard.source_hash", UNKNOWN),
         },
         "training": {
             "seed": params.get("seed", UNKNOWN),
@@ -82,6 +94,28 @@ def lineage_of(model_uri: str) -> dict[str, Any]:
     }
 
 
+def _version_of(client: Any, store: str, model_uri: str) -> tuple[Any, Any]:
+    name, number = resolve(store, model_uri)
+    version = client.get_model_version(name, str(number))
+    return client.get_run(version.run_id), version
+
+
+def _run_of(client: Any, run_uri: str) -> tuple[Any, Any | None]:
+    """The run, and the newest version that it registered, if any."""
+    run_id = run_uri.removeprefix(RUNS)
+    try:
+        run = client.get_run(run_id)
+    except mlflow_module().exceptions.MlflowException:
+        raise Refused(
+            f"there is no run {run_id!r}: its page in MLflow (make ui) and its job's end say its id"
+        ) from None
+    versions = client.search_model_versions(f"run_id='{run.info.run_id}'")
+    if not versions:
+        return run, None
+    newest = max(versions, key=lambda version: int(version.version))
+    return run, client.get_model_version(newest.name, newest.version)  # with its aliases
+
+
 def _audit(run_id: str, dataset: str) -> list[dict[str, str]] | None:
     told = read_artifact(run_id, f"dataset/{dataset}.{AUDIT}")
     if told is None:
@@ -92,12 +126,12 @@ def _audit(run_id: str, dataset: str) -> list[dict[str, str]] | None:
 def describe(chain: dict[str, Any]) -> str:
     """The chain as lines for the terminal."""
     model, run, code, training = (chain[key] for key in ("model", "run", "code", "training"))
-    aliases = f" ({', '.join(model['aliases'])})" if model["aliases"] else ""
+    aliases = f" ({', '.join(model['aliases'])})" if model and model["aliases"] else ""
     dirty = {"true": ", with changes that were not committed", "false": ""}.get(code["dirty"], ", cleanness unknown")
     changed, by = run["resumed_with"], (code["version_commit"], code["version_files"])
     is_by_another = code["version_files"] != UNKNOWN and by != (code["commit"], code["files"])
     lines = [
-        f"model     {model['name']} version {model['version']}{aliases}",
+        f"model     {model['name']} version {model['version']}{aliases}" if model else "model     none is registered",
         f"run       {run['id']}, job {run['job']}, {run['status']}, Ray job {run['ray_job']}",
         f"code      commit {code['commit']}{dirty}; files {code['files'][:12]}; Python {code['python']}",
         f"          {code['packages']}",
@@ -111,9 +145,14 @@ def describe(chain: dict[str, Any]) -> str:
         f"data      {row['split']}: {row['records']} records, {row['fake']} fake, of {row['name']}"
         for row in chain["datasets"]
     ]
+    sources = dict.fromkeys(source for row in chain["datasets"] for source in row["sources"])
+    lines += [f"          read from {source}" for source in sources]
     for name, build in chain["builds"].items():
         lines += _describe_build(name, build) + _describe_audit(chain["audits"][name])
     if not chain["builds"]:
+        lines += [
+            f"          fingerprint {mark}" for mark in dict.fromkeys(row["fingerprint"] for row in chain["datasets"])
+        ]
         lines.append("dataset   its build.json was not stored with the run")
     return "\n".join(lines)
 
@@ -141,7 +180,7 @@ def _describe_audit(findings: list[dict[str, str]] | None) -> list[str]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command."""
     parser = argparse.ArgumentParser(prog="python -m trainers.lineage", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("model", help="models:/NAME@ALIAS or models:/NAME/VERSION")
+    parser.add_argument("model", help="models:/NAME@ALIAS, models:/NAME/VERSION or runs:/RUN_ID")
     parser.add_argument("--json", action="store_true", help="print all of it as JSON, the whole config included")
     options = parser.parse_args(arguments)
     chain = lineage_of(options.model)
