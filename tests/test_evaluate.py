@@ -16,9 +16,10 @@ from small_model import IMAGE_SIZE, NAME
 from tfds_builders.records.errors import Refused
 from tfds_builders.records.pixels import load_pixels
 from tfds_builders.records.schema import MANIFEST
-from trainers import evaluate, tracking
+from trainers import evaluate, gate, tracking
 from trainers.dataset import load
 from trainers.decision import Decision
+from trainers.dossier import AUDIT
 from trainers.reader import RecordReader
 
 CHAMPION = f"models:/{NAME}@champion"
@@ -50,6 +51,24 @@ def card(built, tmp_path_factory):
     arguments = ["--model", CHAMPION, "--dataset", "toy", "--data-dir", built.data_dir, "--out", str(folder), "--log"]
     assert evaluate.main(arguments) == 0
     return folder
+
+
+def test_the_card_says_what_the_audits_found_or_that_there_were_none(built, tmp_path):
+    high = {"severity": "high", "code": "shortcut_encoding", "sentence": "Facts of the file alone give AUC 0.99."}
+    low = {"severity": "low", "code": "imbalance", "sentence": "Few are real."}
+    info = {"severity": "info", "code": "sample", "sentence": "A sample was decoded."}
+    for name, findings in (("bad", [high, low, info]), ("good", [info]), ("unknown", None)):
+        directory = write_dataset(tmp_path, {"test": 6}, name=name, seed=len(name))
+        if findings is not None:
+            (directory / AUDIT).write_text(json.dumps({"findings": findings}))
+    found = evaluate.evaluate(CHAMPION, ["bad", "good", "unknown"], str(tmp_path), "test", tmp_path / "out")
+    notes = [note for note in found["notes"] if "udit" in note]
+    assert notes == [
+        "Audit of bad:1.0.0: high: shortcut_encoding (Facts of the file alone give AUC 0.99); low: imbalance.",
+        "Audit of good:1.0.0: nothing was found.",
+        "Audit: unknown:1.0.0 was not audited (`python -m tfds_builders.audit`).",
+    ]
+    assert notes[0] in (tmp_path / "out" / "card.html").read_text("utf-8")
 
 
 def test_every_record_is_scored_once_in_manifest_order(built, card):
@@ -146,6 +165,41 @@ def with_scheme(directory, name: str, first_of_test: int) -> list[str]:
     column = np.where(np.isin(np.arange(len(table)), tested), "test", "")
     pq.write_table(table.append_column(f"scheme_{name}", pa.array(column)), directory / MANIFEST)
     return table["id"].take(pa.array(tested)).to_pylist()
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory):
+    """A data_dir with the datasets `many` and `more`, of 30 groups each in their test splits."""
+    root = tmp_path_factory.mktemp("many")
+    for seed, name in ((11, "many"), (12, "more")):
+        write_dataset(root, {"test": 120}, name=name, seed=seed)
+    return root
+
+
+@pytest.mark.parametrize("names", ["many", "many,more"])
+def test_the_sealed_part_is_what_the_gate_leaves_out_and_no_more(built, many, tmp_path, names):
+    arguments = ["--model", CHAMPION, "--dataset", names, "--data-dir", str(many), "--log"]
+    assert evaluate.main([*arguments, "--out", str(tmp_path / "all")]) == 0
+    assert evaluate.main([*arguments, "--out", str(tmp_path / "sealed"), "--sealed"]) == 0
+    whole, part = (pq.read_table(tmp_path / name / "predictions.parquet") for name in ("all", "sealed"))
+    left_out = gate.sealed(whole["group"], whole["id"])
+    assert 0 < left_out.sum() < len(whole) / 2
+    expected = whole.filter(pa.array(left_out))
+    assert part.drop_columns("p_fake").equals(expected.drop_columns("p_fake"))
+    np.testing.assert_allclose(part["p_fake"], expected["p_fake"], atol=1e-6)
+    assert gate.judge(whole, whole)["sealed"] == len(part)
+    card = json.loads((tmp_path / "sealed" / "card.json").read_text())
+    assert f"the sealed fifth of the groups ({len(part)} of {len(whole)} images)" in card["title"]
+    folder = f"cards/{names.replace(',', '+')}-test"
+    cards = {file.path for file in tracking.client_of().list_artifacts(built.run_id, "cards")}
+    assert {folder, f"{folder}-sealed"} <= cards  # where the gate looks there are all
+
+
+def test_what_cannot_be_sealed_is_refused(built, many, tmp_path):
+    with pytest.raises(Refused, match=r"toy, of whose 45 images .* none of fewer than 20 groups"):
+        evaluate.evaluate(CHAMPION, ["toy"], built.data_dir, "test", tmp_path, is_sealed=True)
+    with pytest.raises(Refused, match=r"Received: --split test\[:50%\]"):
+        evaluate.evaluate(CHAMPION, ["many"], str(many), "test[:50%]", tmp_path, is_sealed=True)
 
 
 def test_the_test_part_of_a_split_scheme(built, tmp_path):

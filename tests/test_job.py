@@ -154,6 +154,11 @@ def test_first_model_is_the_champion_and_names_its_run(finished):
     assert version.run_id == finished.run_id
 
 
+def test_its_card_says_whether_its_dataset_was_audited(finished):
+    card = json.loads((Path(finished.directory) / "card.json").read_text())
+    assert [note for note in card["notes"] if note.startswith("Audit: toy:1.0.0 was not audited")]
+
+
 def test_summary_says_what_came_out(finished):
     text = job_result.describe(finished)
     for part in ("first", "toy:1.0.0", "24 train, 9 validation, 11 test", finished.run_id, "version 1, alias champion"):

@@ -15,7 +15,7 @@ from trainers.card import Card, calibration_of, card_of
 from trainers.card_files import CARD, FIGURES, PAGE, write_card
 from trainers.card_pictures import AUGMENTED, WORST, Part, augmented, most_wrong_images
 from trainers.decision import Decision, decide_for
-from trainers.dossier import write_dossier
+from trainers.dossier import audit_notes, write_dossier
 from trainers.history import History, best_epoch, losses, metrics_of
 from trainers.job_result import JobResult
 from trainers.jobs import CONFIG, Job
@@ -71,7 +71,8 @@ def _write_card(job: Job, run_id: str, test: pa.Table, decision: Decision, histo
     dataset, name = job.dataset, job.folder.name
     first_run_id = starting_weights.tags_of(job.config).get(starting_weights.RUN_TAG)
     origin = origin_from(dataset, job.records, job.config, first_run_id, job.config.data.data_dir)
-    card = card_of(test, decision.threshold, unsure=decision.unsure, notes=notes_of(origin, [origin.test]))
+    notes = [*notes_of(origin, [origin.test]), *audit_notes(dataset)]
+    card = card_of(test, decision.threshold, unsure=decision.unsure, notes=notes)
     card["calibration"] = calibration_of(decision.temperature, decision.base_rate)
     card["facts"] = {"job": name, "MLflow run": run_id, "trained and tested on": dataset.title}
     pictures = {

@@ -54,6 +54,22 @@ def write_dossier(
     return written
 
 
+def audit_notes(dataset: Dataset) -> list[str]:
+    """What the audit found in a dataset, or in each of a mixture: a sentence each, for the report card."""
+    titles = dataset.title.split("+")
+    return [_audit_note(title, _audit(source)) for title, source in zip(titles, dataset.sources, strict=True)]
+
+
+def _audit_note(title: str, audit: dict[str, Any] | None) -> str:
+    if audit is None:
+        return f"Audit: {title} was not audited (`python -m tfds_builders.audit`)."
+    told = []
+    for found in audit["findings"]:  # the most severe first
+        sentence = f" ({found['sentence'].removesuffix('.')})" if found["severity"] == "high" else ""
+        told += [f"{found['severity']}: {found['code']}{sentence}"] if found["severity"] != "info" else []
+    return f"Audit of {title}: {'; '.join(told) or 'nothing was found'}."
+
+
 def _audit(source: Location) -> dict[str, Any] | None:
     files, root = filesystem(source)
     try:

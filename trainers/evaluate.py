@@ -7,6 +7,7 @@ figures. Several datasets, separated by commas, are judged together and each by 
 """
 
 import argparse
+import dataclasses
 import json
 import os
 import sys
@@ -22,7 +23,9 @@ from trainers import tracking
 from trainers.card import Card, calibration_of, card_of
 from trainers.card_files import CARD, PAGE, write_card
 from trainers.card_pictures import AUGMENTED, WORST, Part, augmented, most_wrong_images
-from trainers.dataset import find, load
+from trainers.dataset import MEMBER, Records, find, load
+from trainers.dossier import audit_notes
+from trainers.gate import FEWEST_TO_SEAL, sealed
 from trainers.judged import told_of
 from trainers.mixture import named_apart, parts_of
 from trainers.origin import identities, notes_of, origin_of
@@ -54,6 +57,33 @@ def select(names: Sequence[str], data_dir: str, split: str, scheme: str = "") ->
     return [Part(dataset, dataset.select(split, scheme=scheme or None), scheme) for dataset in datasets]
 
 
+def sealed_of(parts: Sequence[Part]) -> list[Part]:
+    """Of the test records, those that `trainers.promote` never looks at: see `trainers.gate.sealed`. Which groups these
+    are follows from the groups of all parts together.
+
+    Raises:
+      Refused: there are too few groups to seal any, or a part has none of them.
+    """
+    columns = ["id", "group", "video"]
+    tables = [
+        part.records.table.select(columns).append_column(MEMBER, pa.repeat(part.dataset.name, len(part.records)))
+        for part in parts
+    ]
+    together = named_apart(pa.concat_tables(tables)) if len(tables) > 1 else tables[0]
+    is_sealed, kept, begin = pa.array(sealed(together["group"], together["id"])), [], 0
+    for part in parts:
+        mask = is_sealed.slice(begin, len(part.records))
+        begin += len(part.records)
+        kept.append(dataclasses.replace(part, records=Records(part.records.directory, part.records.table.filter(mask))))
+        if not len(kept[-1].records):
+            raise Refused(
+                f"--sealed takes the fifth of the groups that the gate leaves out. Received: {part.dataset.name}, of "
+                f"whose {len(part.records)} images it leaves out none: it seals none of fewer than {FEWEST_TO_SEAL} "
+                "groups. Leave --sealed out."
+            )
+    return kept
+
+
 def title_of(split: str, parts: Sequence[Part]) -> str:
     """What the parts are of their datasets: "test", or "test of the split scheme published"."""
     scheme = parts[0].scheme
@@ -79,6 +109,7 @@ def evaluate(
     scheme: str = "",
     num_robustness: int = 0,
     is_logged: bool = False,
+    is_sealed: bool = False,
 ) -> Card:
     """Evaluates a registered model and writes its card into `directory`; what the command does.
 
@@ -91,26 +122,31 @@ def evaluate(
       scheme: the split scheme that `split` is of; "": the split that was written.
       num_robustness: on so many images it is measured how the detector stands changed images; 0: on none.
       is_logged: whether the model's MLflow run gets a copy.
+      is_sealed: of the test split, take only the images that no promotion has looked at.
 
     Raises:
-      Refused: no such model, dataset or split; a damaged record.
+      Refused: no such model, dataset or split; a damaged record; nothing that is sealed.
     """
     parts = select(names, data_dir, split, scheme)
+    tested = title_of(split, parts)
+    if is_sealed:
+        if split != "test":
+            raise Refused(f"--sealed takes a part of the test split. Received: --split {split}. Leave one of them out.")
+        number = sum(len(part.records) for part in parts)
+        parts = sealed_of(parts)
+        left = sum(len(part.records) for part in parts)
+        tested += f", the sealed fifth of the groups ({left:,} of {number:,} images)"
     detector = load_detector(model)
     version = tracking.client_of().get_model_version(detector.name, str(detector.version))
     origin = origin_of(version.run_id, data_dir)
     settings = detector.network.settings
     predictions = predictions_of(detector, parts)
-    card = card_of(
-        predictions,
-        settings["threshold"],
-        unsure=settings.get("unsure"),
-        notes=notes_of(origin, [identities(part.dataset, part.records.ids()) for part in parts]),
-    )
+    notes = notes_of(origin, [identities(part.dataset, part.records.ids()) for part in parts])
+    notes += [note for part in parts for note in audit_notes(part.dataset)]
+    card = card_of(predictions, settings["threshold"], unsure=settings.get("unsure"), notes=notes)
     if num_robustness:
         card["robustness"] = robustness(detector, sample(parts, predictions, num_robustness))
     where = ", ".join(f"{part.dataset.name}:{part.dataset.version}" for part in parts)
-    tested = title_of(split, parts)
     title = f"{detector.name} v{detector.version} on {where}, {tested}"
     fingerprints = ", ".join(part.dataset.fingerprint[:16] for part in parts)
     card["calibration"] = calibration_of(settings["temperature"], settings["base_rate"])
@@ -130,7 +166,7 @@ def evaluate(
     if is_logged:
         datasets = "+".join(part.dataset.name for part in parts)
         folder = f"cards/{datasets}-{split}".translate(str.maketrans("[:]%", "____"))
-        folder += f"-{parts[0].scheme}" if parts[0].scheme else ""
+        folder += (f"-{parts[0].scheme}" if parts[0].scheme else "") + ("-sealed" if is_sealed else "")
         for file in (PREDICTIONS, CARD, PAGE):
             RunLogger(version.run_id).artifact(directory / file, folder)
     return card
@@ -164,6 +200,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--data-dir", default=default_data_dir(), help="where they are (default: %(default)s)")
     parser.add_argument("--split", default="test", help="a split, or part of one: test[:10%%] (default: %(default)s)")
     parser.add_argument("--split-scheme", default="", help="of another division into splits, such as that of a job")
+    parser.add_argument(
+        "--sealed", action="store_true", help="only the fifth of the test groups that promote never looks at"
+    )
     parser.add_argument("--out", type=Path, default=Path("card"), help="folder to write to (default: %(default)s)")
     parser.add_argument("--log", action="store_true", help="also put the card into the model's MLflow run")
     parser.add_argument("--robustness", action="store_true", help="also try changed and attacked images")
@@ -190,6 +229,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         scheme=options.split_scheme,
         num_robustness=options.robustness_images if options.robustness else 0,
         is_logged=options.log,
+        is_sealed=options.sealed,
     )
     print(describe(card))
     print(f"card  {options.out / PAGE}")

@@ -21,7 +21,7 @@ from trainers import bootstrap, metrics
 RESAMPLES = 1000
 MAX_DROP = 0.05  # of a category's recall of one class
 SEALED_SHARE = 0.2  # of the groups of a test set
-_FEWEST_TO_SEAL = 20  # groups: with fewer, a fifth is too small to say anything later, and is missed now
+FEWEST_TO_SEAL = 20  # groups: with fewer, a fifth is too small to say anything later, and is missed now
 _FEWEST_OF_CATEGORY = 20  # images of one class: with fewer, a recall moves by more than MAX_DROP at a single image
 
 
@@ -29,8 +29,9 @@ def sealed(groups: pa.ChunkedArray, ids: pa.ChunkedArray) -> np.ndarray:
     """bool [n]: the records that the gate never looks at, a fifth of the groups by their hash.
 
     Every decision made on a test set wears it out a little. What is sealed has decided nothing, so a last, single
-    figure on these records alone is an honest one. A record without a group is a group of its own. Nothing is sealed of
-    fewer than 20 groups.
+    figure on these records alone, `python -m trainers.evaluate --sealed`, is an honest one. A record without a group is
+    a group of its own. Nothing is sealed of fewer than 20 groups. Of several datasets together the groups bear their
+    datasets' names, so that it is another fifth than of each by itself.
     """
     names = [group or f"\0{id}" for group, id in zip(groups.to_pylist(), ids.to_pylist(), strict=True)]
     is_sealed = {
@@ -38,7 +39,7 @@ def sealed(groups: pa.ChunkedArray, ids: pa.ChunkedArray) -> np.ndarray:
         < SEALED_SHARE * 2**32
         for name in set(names)
     }
-    if len(is_sealed) < _FEWEST_TO_SEAL:
+    if len(is_sealed) < FEWEST_TO_SEAL:
         return np.zeros(len(names), bool)
     return np.array([is_sealed[name] for name in names], bool)
 
