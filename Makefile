@@ -14,6 +14,9 @@ NO_SPACES = realshard must lie in a path without spaces, since Ray cannot start 
 	Move or clone it elsewhere.
 
 STAMP := .venv/.installed
+# What is installed besides, from pyproject.toml: EXTRAS=dev,gpu for NVIDIA GPUs. Said once, it holds from then on.
+INSTALLED := $(shell cat $(STAMP) 2>/dev/null)
+EXTRAS ?= $(or $(INSTALLED),dev)
 RUN := .venv/bin/python
 
 # On one machine everything listens on loopback, without tokens; a cluster beyond it sets RAY_AUTH_MODE=token.
@@ -30,15 +33,17 @@ help:  ## list the targets (what `make` alone does)
 	@sed -n 's/^\([a-z][a-z-]*\):.*  ## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r target text; do \
 		printf '%-20s %s\n' "$$target" "$$text"; done
 
-$(STAMP): pyproject.toml constraints.txt
+FORCE:
+
+$(STAMP): pyproject.toml constraints.txt $(if $(filter-out $(INSTALLED),$(EXTRAS)),FORCE)
 	@case "$(CURDIR)" in *" "*) echo "$(NO_SPACES)" >&2; exit 1;; esac
 	@"$(PYTHON)" -c '$(IS_SUITABLE)' 2>/dev/null || { echo "$(NEEDS_PYTHON)" >&2; exit 1; }
 	@.venv/bin/python -c '$(IS_SUITABLE)' 2>/dev/null || "$(PYTHON)" -m venv --clear .venv
 	@echo "installing into .venv with the versions of constraints.txt ..."
-	@$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
-	@touch $(STAMP)
+	@$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[$(EXTRAS)]'
+	@echo '$(EXTRAS)' > $(STAMP)
 
-install: $(STAMP)  ## make .venv and install the project into it
+install: $(STAMP)  ## make .venv and install the project into it; with EXTRAS=dev,gpu for NVIDIA GPUs too
 
 demo: $(STAMP)  ## photographs -> shards -> training -> MLflow -> a verdict; ends with a table (about 10 minutes)
 	@$(RUN) -m trainers.demo

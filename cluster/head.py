@@ -11,6 +11,7 @@ ids are kept in REALSHARD_HOME/cluster/head.json; `down` ends those processes an
 
 import contextlib
 import dataclasses
+import glob
 import json
 import os
 import subprocess
@@ -29,6 +30,7 @@ from tfds_builders.records.errors import Refused
 from tfds_builders.records.ray_address import LOOPBACK_ENVIRONMENT
 from trainers.home import home
 from trainers.source_code import CHECKOUT
+from trainers.strategy import DEVICE_FILES, usable_gpus
 
 ROOT = Path(__file__).resolve().parents[1]
 START_SECS = 120  # importing Ray and starting its processes takes 5-10 s on two idle cores
@@ -153,6 +155,8 @@ def _command(port: int, dashboard_port: int, num_cpus: int | None) -> list[str]:
     }
     if num_cpus is not None:
         options["num-cpus"] = num_cpus
+    if glob.glob(DEVICE_FILES):  # else there is nothing to count, and importing TensorFlow takes seconds
+        options["num-gpus"] = usable_gpus()
     given = [f"--{name}={value}" for name, value in options.items()]
     return [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", *given]
 

@@ -38,7 +38,7 @@ def pytest_configure(config: pytest.Config) -> None:
         REALSHARD_HOME=f"{root}/realshard",
         MLFLOW_DISABLE_TELEMETRY="true",
         TF_CPP_MIN_LOG_LEVEL="3",
-        CUDA_VISIBLE_DEVICES="-1",
+        CUDA_VISIBLE_DEVICES="",  # "-1" hides GPUs from TensorFlow, but is one of them for Ray
         **LOOPBACK_ENVIRONMENT,
     )
 

@@ -53,6 +53,24 @@ def settings(tmp_path_factory):
     shutil.rmtree(ray_folder, ignore_errors=True)
 
 
+@pytest.mark.parametrize("files", [("nvidia0", "nvidia1"), ()])
+def test_a_head_counts_the_gpus_that_tensorflow_sees(files, tmp_path, monkeypatch, realshard_home):
+    """Ray alone counts those that NVIDIA's driver knows, and jobs on them would be refused."""
+    for name in files:
+        (tmp_path / name).touch()
+    begun = []
+
+    def begin(command, **_):
+        begun.extend(command)
+        raise OSError("not begun here")
+
+    monkeypatch.setattr(head, "DEVICE_FILES", str(tmp_path / "nvidia[0-9]*"))
+    monkeypatch.setattr(subprocess, "Popen", begin)
+    with pytest.raises(OSError, match="not begun here"):
+        head.start(pick_free_port())
+    assert [option for option in begun if "gpus" in option] == (["--num-gpus=0"] if files else [])
+
+
 @pytest.fixture(scope="module")
 def running(settings):
     """A head on a free port, beside another Ray, whose agent has the default port of the one that starts jobs."""

@@ -117,6 +117,25 @@ def test_a_path_with_spaces_is_refused_before_anything_is_installed(tmp_path):
     assert not (folder / ".venv").exists()
 
 
+def test_extras_are_installed_when_they_are_asked_for_and_kept_from_then_on(tmp_path):
+    def installed(*arguments: str) -> list[str]:
+        """The extras of each installation that make would do."""
+        return re.findall(r"--editable '\.\[(.*)\]'", make("-n", "-C", str(tmp_path), "install", *arguments).stdout)
+
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        shutil.copyfile(ROOT / name, tmp_path / name)
+    assert installed() == ["dev"]
+    stamp = tmp_path / ".venv" / ".installed"
+    stamp.parent.mkdir()
+    stamp.write_text("dev\n")
+    assert installed() == []
+    assert installed("EXTRAS=dev,gpu") == ["dev,gpu"]
+    stamp.write_text("dev,gpu\n")
+    assert installed() == installed("EXTRAS=dev,gpu") == []
+    os.utime(stamp, (0, 0))  # pyproject.toml has changed since
+    assert installed() == ["dev,gpu"]
+
+
 def test_the_readme_names_only_targets_that_exist():
     listed = set(re.findall(r"^  make ([a-z-]+)", make().stdout, flags=re.MULTILINE))
     named = set(re.findall(r"`make ([a-z-]+)`", README)) | set(re.findall(r"^make ([a-z-]+)", README, flags=re.M))

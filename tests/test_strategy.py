@@ -6,9 +6,13 @@ import subprocess
 import sys
 
 import pytest
+import ray
+import tensorflow as tf
 
 from tests.small_dataset import write_dataset
+from trainers import strategy
 from trainers.config import ClusterConfig
+from trainers.engine import RayWorkers
 from trainers.errors import CannotTrain
 from trainers.strategy import Resources, describe, make_strategy, plan_resources, prepare_process
 
@@ -70,7 +74,44 @@ def test_gpus_that_tensorflow_does_not_see_are_refused(devices, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     with pytest.raises(CannotTrain, match=rf"the {devices} GPU.* Received: 0 on .*\.\[gpu\]") as caught:
         prepare_process(Resources(1, 1, devices, devices))
+    assert "CUDA_VISIBLE_DEVICES= " in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "seen", "warns"), [(None, 0, True), ("0,1", 0, True), ("", 0, False), ("-1", 0, False), (None, 4, False)]
+)
+def test_gpus_that_tensorflow_does_not_see_are_said_to_be_there(chosen, seen, warns, monkeypatch, tmp_path, capsys):
+    for name in ("nvidia0", "nvidia1", "nvidiactl"):
+        (tmp_path / name).touch()
+    monkeypatch.setattr(strategy, "DEVICE_FILES", str(tmp_path / "nvidia[0-9]*"))
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [kind] * seen)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    if chosen is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", chosen)
+    assert strategy.usable_gpus() == seen
+    said = capsys.readouterr().out
+    assert bool(said) == warns
+    if warns:
+        assert "EXTRAS=dev,gpu" in said
+        assert "CUDA_VISIBLE_DEVICES=" in said
+    (tmp_path / "nvidia0").unlink()
+    (tmp_path / "nvidia1").unlink()
+    strategy.usable_gpus()
+    assert not capsys.readouterr().out
+
+
+@pytest.mark.parametrize("seen", [0, 2])
+def test_a_ray_of_our_own_counts_the_gpus_that_tensorflow_sees(seen, monkeypatch):
+    """Left to itself Ray would count those that NVIDIA's driver knows, and jobs be refused by their workers."""
+    told = {}
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", lambda **given: told.update(given))
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [kind] * seen)
+    monkeypatch.setattr(tf.config, "set_visible_devices", lambda devices, kind: None)
+    with RayWorkers():
+        assert (told["address"], told["num_gpus"]) == ("local", seen)
 
 
 @pytest.mark.parametrize("resources", [Resources(2, 1, 1, 0), Resources(2, 1, 4, 4)])
@@ -106,7 +147,7 @@ job.run(
 def test_a_job_on_a_gpu_without_gpu_packages_ends_in_one_sentence(repository, realshard_home, tmp_path):
     write_dataset(tmp_path, {"train": 24, "validation": 9, "test": 11})
     command = [sys.executable, "-c", COUNTS_A_GPU, str(tmp_path)]
-    environment = os.environ | {"PYTHONPATH": str(repository)}
+    environment = os.environ | {"PYTHONPATH": str(repository), "CUDA_VISIBLE_DEVICES": "-1"}  # which Ray takes for one
     done = subprocess.run(command, env=environment, cwd=repository, capture_output=True, text=True, timeout=300)
     assert "1 worker(s) with 1 GPU device(s) each" in done.stdout, done.stderr[-3000:]
     assert done.returncode == 1

@@ -19,7 +19,7 @@ from trainers.errors import CannotTrain
 from trainers.home import ray_dir
 from trainers.jobs import JobFolder
 from trainers.recovery import INCURABLE, train_in_workers
-from trainers.strategy import Resources, hide_gpus, plan_resources, prepare_process
+from trainers.strategy import Resources, hide_gpus, plan_resources, prepare_process, usable_gpus
 from trainers.worker import HISTORY, MODEL, PREDICTIONS, Task
 
 
@@ -45,7 +45,9 @@ class RayWorkers:
         if ray.is_initialized():
             return self
         self._is_ours = True
-        options: dict[str, Any] = {"include_dashboard": False} if self._address == "local" else {}
+        options: dict[str, Any] = {}
+        if self._address == "local":
+            options = {"include_dashboard": False, "num_gpus": usable_gpus()}
         try:
             # A logging config of the job's own also leaves out the prefix before every line of a worker.
             ray.init(address=self._address, logging_config=ray.LoggingConfig(log_level="WARNING"), **options)
@@ -101,10 +103,7 @@ class ThisProcess:
 
     def resources(self, config: Config) -> Resources:
         """What this process may use of the machine."""
-        import tensorflow as tf
-
-        gpus = len(tf.config.list_physical_devices("GPU"))
-        return _planned(config, [{"CPU": len(os.sched_getaffinity(0)), "GPU": gpus}])
+        return _planned(config, [{"CPU": len(os.sched_getaffinity(0)), "GPU": usable_gpus()}])
 
     def train(self, task: Task, folder: JobFolder) -> None:
         """Trains one model, from its newest checkpoint if there is one, and leaves the results in `folder`."""

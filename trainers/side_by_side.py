@@ -24,8 +24,9 @@ from trainers import tracking
 from trainers.config import Config, to_dict
 from trainers.job import run
 from trainers.job_result import JobResult
-from trainers.output import STDERR, STDOUT, redirected, silent_stderr
+from trainers.output import STDERR, STDOUT, redirected
 from trainers.run_logger import RunLogger
+from trainers.strategy import usable_gpus
 from trainers.timing import images_per_second
 from trainers.worker import MODEL
 
@@ -128,10 +129,7 @@ def train(
 
 def _gpus() -> list[str]:
     """What CUDA_VISIBLE_DEVICES calls the GPUs of this process."""
-    with silent_stderr():  # TensorFlow says much when it is imported
-        import tensorflow as tf
-
-    count = len(tf.config.list_physical_devices("GPU"))
+    count = usable_gpus()
     named = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
     return (named or [str(number) for number in range(count)])[:count]
 

@@ -5,6 +5,7 @@ replicas are the devices of all workers. A Ray worker calls `prepare_process` be
 """
 
 import contextlib
+import glob
 import os
 import platform
 from collections.abc import Mapping, Sequence
@@ -14,6 +15,9 @@ from typing import Any
 from trainers.checks import check_global_batch
 from trainers.config import ClusterConfig
 from trainers.errors import CannotTrain
+from trainers.output import silent_stderr
+
+DEVICE_FILES = "/dev/nvidia[0-9]*"  # NVIDIA's driver makes one for each GPU
 
 
 @dataclass(frozen=True)
@@ -117,8 +121,8 @@ def prepare_process(resources: Resources, deterministic: bool = False) -> None:
     if len(gpus) < resources.gpus:  # Ray counts GPUs by itself; TensorFlow would train on the CPU and say nothing
         raise CannotTrain(
             f"TensorFlow must see the {resources.gpus} GPU(s) that Ray gave to this worker. Received: {len(gpus)} on "
-            f"{platform.node()}. Install realshard there with its GPU packages, .[gpu], and NVIDIA's driver, or start "
-            "Ray there with --num-gpus 0 to train on CPUs."
+            f"{platform.node()}. Install realshard there with its GPU packages, .[gpu] (`make install EXTRAS=dev,gpu`),"
+            " and NVIDIA's driver, or start Ray there with CUDA_VISIBLE_DEVICES= in its environment to train on CPUs."
         )
     # On newer GPUs products are rounded to 10 bits unless told otherwise. Who wants speed takes --precision.
     tf.config.experimental.enable_tensor_float_32_execution(False)
@@ -132,12 +136,30 @@ def prepare_process(resources: Resources, deterministic: bool = False) -> None:
         tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * resources.devices)
 
 
+def usable_gpus() -> int:
+    """How many GPUs of this machine TensorFlow sees. Warns if it sees none of those that are there: NVIDIA's driver, by
+    which Ray counts, knows them, but TensorFlow needs the libraries of the extra `gpu` as well."""
+    with silent_stderr():  # TensorFlow says much when it is imported
+        import tensorflow as tf
+
+        seen = len(tf.config.list_physical_devices("GPU"))
+    are_wanted = os.environ.get("CUDA_VISIBLE_DEVICES") not in ("", "-1")
+    if not seen and are_wanted and glob.glob(DEVICE_FILES):
+        print(
+            "warning: TensorFlow sees none of the GPUs of this machine, CPUs take their place: install its GPU "
+            "packages, .[gpu] (`make install EXTRAS=dev,gpu`), or set CUDA_VISIBLE_DEVICES= if CPUs are meant",
+            flush=True,
+        )
+    return seen
+
+
 def take_gpu_memory_as_needed() -> None:
     """Else TensorFlow takes all of it when it begins, and no second process or model beside it would find room."""
     import tensorflow as tf
 
-    for gpu in tf.config.list_physical_devices("GPU"):
-        tf.config.experimental.set_memory_growth(gpu, True)
+    with contextlib.suppress(RuntimeError):  # it has begun
+        for gpu in tf.config.list_physical_devices("GPU"):
+            tf.config.experimental.set_memory_growth(gpu, True)
 
 
 def hide_gpus() -> None:
