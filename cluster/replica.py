@@ -21,7 +21,6 @@ from tfds_builders.records.facts import BadImage
 from trainers.predict import judge_frames
 from trainers.registry import Detector, Verdict, load_detector, resolve
 from trainers.store import tracking_uri
-from trainers.strategy import take_gpu_memory_as_needed
 
 MAX_QUEUED = 16  # calls that wait for a replica; more are told that it is busy
 LOOK_SECS = 5.0  # between two looks at the alias
@@ -79,7 +78,6 @@ class Replica:
 
     def __init__(self, model_uri: str, look_secs: float = LOOK_SECS):
         prepare_to_listen()
-        take_gpu_memory_as_needed()
         self._model_uri, self._look_secs = model_uri, look_secs
         self._detector = load_tried(model_uri)
         self._problem: str | None = None

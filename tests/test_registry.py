@@ -243,6 +243,24 @@ def test_float32_is_float32_on_gpus_too(registered):
         assert not tf.config.experimental.tensor_float_32_execution_enabled()
 
 
+@pytest.mark.parametrize("has_begun", [False, True])
+def test_a_loaded_model_takes_gpu_memory_as_it_needs_it(registered, monkeypatch, has_begun):
+    """Else a verdict on one picture would take all memory of all GPUs. Too late for that, it is loaded all the same."""
+    import tensorflow as tf
+
+    growing = []
+
+    def grow(device, enable):
+        growing.append((device, enable))
+        if has_begun:
+            raise RuntimeError("Physical devices cannot be modified after being initialized")
+
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind=None: ["a GPU"] if kind == "GPU" else [])
+    monkeypatch.setattr(tf.config.experimental, "set_memory_growth", grow)
+    assert registry.load_detector(CHAMPION).version == 1
+    assert growing == [("a GPU", True)]
+
+
 def test_the_run_goes_on_after_registering_and_owns_the_model(registered):
     run = tracking.client_of().get_run(registered.run_id)
     assert run.info.status == "RUNNING"

@@ -25,6 +25,7 @@ from trainers.home import one_at_a_time
 from trainers.logged_models import log_model
 from trainers.source_code import source_tags
 from trainers.store import database_file, ensure_reachable, tracking_uri
+from trainers.strategy import take_gpu_memory_as_needed
 from trainers.tracking import client_of, mlflow_module
 
 CHAMPION, CHALLENGER = "champion", "challenger"
@@ -227,11 +228,16 @@ def aliases_locked(name: str) -> contextlib.AbstractContextManager[None]:
 def load_logged(model_id: str) -> Detector:
     """Loads a logged model, such as a checkpoint, by MLflow's id."""
     with _store_for_all(tracking_uri()) as mlflow:
-        return Detector(mlflow.pyfunc.load_model(f"models:/{model_id}"))
+        return Detector(_loaded(mlflow, f"models:/{model_id}"))
+
+
+def _loaded(mlflow: Any, model_uri: str) -> Any:
+    take_gpu_memory_as_needed()
+    return mlflow.pyfunc.load_model(model_uri)
 
 
 def load_detector(model_uri: str) -> Detector:
-    """Loads a registered model.
+    """Loads a registered model. Of the GPUs it takes the memory that it needs, if it is the first of its process.
 
     Args:
       model_uri: `models:/NAME@ALIAS` or `models:/NAME/VERSION`.
@@ -244,7 +250,7 @@ def load_detector(model_uri: str) -> Detector:
     name, version = resolve(uri, model_uri)
     with _store_for_all(uri) as mlflow:
         try:
-            return Detector(mlflow.pyfunc.load_model(f"models:/{name}/{version}"), name, version)
+            return Detector(_loaded(mlflow, f"models:/{name}/{version}"), name, version)
         except (mlflow.exceptions.MlflowException, OSError) as error:
             raise Refused(f"the model {model_uri} cannot be loaded: {str(error).splitlines()[0]}") from None
 
