@@ -26,6 +26,8 @@ from trainers.models.resnet import build_resnet50
 from trainers.operating import best_balanced_threshold
 from trainers.reader import RecordReader
 from trainers.registry import load_detector
+from trainers.strategy import Resources
+from trainers.worker import Task
 
 
 @pytest.fixture(scope="module")
@@ -323,6 +325,22 @@ def test_the_driver_leaves_gpus_to_the_workers(ray_session, monkeypatch):
     monkeypatch.setattr(tf.config, "set_visible_devices", lambda devices, kind: hidden.append((devices, kind)))
     with RayWorkers():
         assert hidden == [([], "GPU")]
+
+
+def test_a_job_says_once_what_it_waits_for(ray_session, realshard_home, monkeypatch, capsys):
+    """Ray Train would wait without a word. Four CPUs are there."""
+    begun = []
+    monkeypatch.setattr("trainers.engine.train_in_workers", lambda *given: begun.append(given) or True)
+    task, folder = Task({}, (), "", Resources(workers=1, cpus=3, devices=1, gpus=0)), JobFolder("second")
+    others = ray_session.util.placement_group([{"CPU": 2}])
+    ray_session.get(others.ready())
+    with RayWorkers() as engine:
+        engine.train(task, folder)
+        assert capsys.readouterr().out.startswith("job second waits for 1 CPU(s) that other jobs hold;")
+        ray_session.util.remove_placement_group(others)  # Ray counts it as held a moment longer
+        engine.train(task, folder)
+    assert capsys.readouterr().out == ""
+    assert len(begun) == 2
 
 
 def test_new_names_are_all_different():

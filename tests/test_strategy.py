@@ -61,6 +61,18 @@ def test_workers_that_do_not_fit_are_refused(cluster, nodes, says):
         plan_resources(cluster, nodes, global_batch_size=24)
 
 
+@pytest.mark.parametrize(
+    ("free", "lacking"),
+    [
+        ({"CPU": 16, "GPU": 4, "memory": 1e9}, {}),
+        ({"CPU": 16, "GPU": 1}, {"GPU": 3}),
+        ({"CPU": 7.5}, {"CPU": 0.5, "GPU": 4}),  # Ray leaves out what is not there
+    ],
+)
+def test_what_is_not_free_is_what_workers_lack(free, lacking):
+    assert Resources(workers=2, cpus=4, devices=2, gpus=2).lacking(free) == lacking
+
+
 def test_sentence_says_how_the_batch_is_shared():
     sentence = describe(Resources(2, 1, 2, 0), 32)
     assert re.search(r"4 replica\(s\) x 8 images = global batch of 32", sentence)

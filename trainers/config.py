@@ -158,10 +158,10 @@ class ClusterConfig:
     # the job starts, for which there is room and whose replicas can share the global batch equally.
     workers: str = "1"
     # Devices of each worker, one replica each: GPUs, or logical CPU devices where the cluster has no GPU.
-    # 0: all GPUs of a machine, or one CPU device.
+    # 0: all GPUs of a machine, so that the next job on its cluster waits for this one's end; or one CPU device.
     devices_per_worker: int = 0
-    # CPUs of each worker, for reading images and for training without GPU. 0: all; of a machine with GPUs, those that
-    # go with the worker's share of them.
+    # CPUs of each worker, for reading images and for training without GPU. 0: all, so that the next job waits; of a
+    # machine with GPUs, those that go with the worker's share of them.
     cpus_per_worker: int = 0
     max_failures: int = 3  # How often a job goes on by itself, from its newest checkpoint, after workers died.
     checkpoint_steps: int = 0  # Steps between two checkpoints inside an epoch, besides the one at its end; 0: none.

@@ -10,6 +10,7 @@ import functools
 import gc
 import os
 import sys
+import time
 from typing import Any
 
 from tfds_builders.records.errors import Refused
@@ -21,6 +22,9 @@ from trainers.jobs import JobFolder
 from trainers.recovery import INCURABLE, train_in_workers
 from trainers.strategy import Resources, hide_gpus, plan_resources, prepare_process, usable_gpus
 from trainers.worker import HISTORY, MODEL, PREDICTIONS, Task
+
+RELEASE_SECS = 3.0  # until Ray's count has back what a training that just ended held; usually less than one
+_LOOK_SECS = 0.1
 
 
 class RayWorkers:
@@ -84,9 +88,28 @@ class RayWorkers:
 
     def train(self, task: Task, folder: JobFolder) -> None:
         """Trains one model, from its newest checkpoint if there is one, and leaves the results in `folder`; with fewer
-        of a range of workers when a machine was lost for good."""
+        of a range of workers when a machine was lost for good. Waits while other jobs hold what it needs, and says so.
+        """
+        if held := _held_by_others(task.resources):
+            print(
+                f"job {folder.name} waits for {held} that other jobs hold; --devices-per-worker and --cpus-per-worker"
+                " ask for less than all of a machine",
+                flush=True,
+            )
         while not train_in_workers(task, folder, self._address == "local"):
             task = dataclasses.replace(task, resources=self.resources(from_dict(task.config)))
+
+
+def _held_by_others(resources: Resources) -> str:
+    """What of the workers' `resources` is not free, such as "2 CPU(s) and 4 GPU(s)"; empty: nothing."""
+    import ray
+
+    deadline = time.monotonic() + RELEASE_SECS
+    while lacking := resources.lacking(ray.available_resources()):
+        if time.monotonic() > deadline:
+            break
+        time.sleep(_LOOK_SECS)
+    return " and ".join(f"{number:g} {kind}(s)" for kind, number in lacking.items())
 
 
 class ThisProcess:

@@ -38,6 +38,12 @@ class Resources:
         """As Ray counts them."""
         return {"CPU": self.cpus, "GPU": self.gpus} if self.gpus else {"CPU": self.cpus}
 
+    def lacking(self, free: Mapping[str, float]) -> dict[str, float]:
+        """How much more than what is `free` all workers need together, by kind; kinds of which there is enough left
+        out."""
+        missing = {kind: self.workers * each - free.get(kind, 0) for kind, each in self.per_worker().items()}
+        return {kind: number for kind, number in missing.items() if number > 0}
+
 
 def plan_resources(
     cluster: ClusterConfig, nodes: Sequence[Mapping[str, float]], global_batch_size: int, accumulate: int = 1
