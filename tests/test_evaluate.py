@@ -21,6 +21,7 @@ from trainers.dataset import load
 from trainers.decision import Decision
 from trainers.dossier import AUDIT
 from trainers.reader import RecordReader
+from trainers.registry import load_detector
 
 CHAMPION = f"models:/{NAME}@champion"
 
@@ -82,6 +83,15 @@ def test_every_record_is_scored_once_in_manifest_order(built, card):
     expected = keras.saving.load_model(built.keras_file)(pixels).numpy()[:, 0]
     assert np.ptp(expected) > 0.01
     np.testing.assert_allclose(predictions["p_fake"].to_numpy(), expected, atol=1e-6)
+
+
+def test_scoring_says_how_far_it_is_where_results_do_not_go(built, monkeypatch, capsys):
+    parts = evaluate.select(["toy"], built.data_dir, "test")
+    monkeypatch.setattr("trainers.progress.LINE_EVERY_SECS", 0)
+    evaluate.predictions_of(load_detector(CHAMPION), parts)
+    said = capsys.readouterr()
+    assert re.search(rf"^{NAME} v1 on toy: image 32/45 [\d.]+ images/s, 0:00:\d\d left$", said.err, flags=re.MULTILINE)
+    assert said.out == ""
 
 
 def test_the_card_is_of_the_models_own_threshold_and_band(card):
@@ -270,9 +280,12 @@ def test_a_damaged_record_is_named(built, tmp_path):
         evaluate.evaluate(CHAMPION, ["toy"], str(tmp_path), "test", tmp_path / "out")
 
 
-def test_robustness_is_measured_change_by_change(built, tmp_path):
+def test_robustness_is_measured_change_by_change(built, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("trainers.progress.LINE_EVERY_SECS", 0)
+    monkeypatch.setattr("trainers.robustness.BATCH_IMAGES", 16)
     arguments = ["--model", CHAMPION, "--dataset", "toy", "--data-dir", built.data_dir, "--out", str(tmp_path)]
     assert evaluate.main([*arguments, "--robustness", "--robustness-images", "30"]) == 0
+    assert "changed and attacked image 16/30" in capsys.readouterr().err
     rows = json.loads((tmp_path / "card.json").read_text())["robustness"]
     assert rows[0]["change"] == "none"
     changes = {row["change"] for row in rows}

@@ -318,7 +318,9 @@ def test_evaluation_counts_every_record_once(two_devices, num_records):
         }
         return tf.data.Dataset.from_tensor_slices(data).batch(replica_batch)
 
-    scores = Evaluation(strategy, model)(make, num_records)
+    counted = []
+    scores = Evaluation(strategy, model)(make, num_records, counted.append)
+    assert sum(counted) == num_records
     np.testing.assert_array_equal(scores, np.arange(num_records) * 2)
     with pytest.raises(RuntimeError, match="evaluated 0 times"):
         Evaluation(strategy, model)(make, num_records + 1)
@@ -338,13 +340,29 @@ def test_evaluation_loss_is_keras_own():
 
 def test_progress_measures_without_the_first_call_and_says_what_is_left():
     now, lines = [0.0], []
-    progress = Progress("epoch 1/2", 11, 8, lines.append, lambda: now[0])
+    progress = Progress("epoch 1/2 step", 11, 8, lines.append, lambda: now[0])
     for seconds, steps in ((20, 1), (4, 2), (4, 2), (4, 2)):  # 20 s of compilation, then half a step a second
         now[0] += seconds
         progress.update(steps, 0.5)
     assert progress.images_per_second == pytest.approx(4)
     assert lines[1:] == ["epoch 1/2 step 5/11 loss 0.5000 4.0 images/s, 0:00:12 left"]  # at most one in five seconds
     assert duration(3725) == "1:02:05"
+
+
+def test_progress_says_nothing_of_what_is_done_within_seconds():
+    now, lines = [0.0], []
+    progress = Progress("test image", 640, write=lines.append, clock=lambda: now[0])
+    for _ in range(20):  # in 4.8 s
+        now[0] += 0.24
+        progress.update(32)
+    assert lines == []
+
+
+def test_validation_and_test_say_how_far_they_are(tiny, dataset, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("trainers.progress.LINE_EVERY_SECS", 0)
+    training(dataset, config(epochs=0), tmp_path).run()
+    said = re.findall(r"^(.*) [\d.]+ images/s, 0:00:\d\d left$", capsys.readouterr().out, flags=re.MULTILINE)
+    assert said == ["validation image 32/37", "test image 32/41"]
 
 
 def test_no_epochs_evaluate_the_weights_as_they_are(tiny, dataset, tmp_path, capsys):

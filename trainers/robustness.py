@@ -18,6 +18,7 @@ import pyarrow as pa
 from trainers import attacks, metrics
 from trainers.card_pictures import Part
 from trainers.perturbations import PERTURBATIONS, Perturbation
+from trainers.progress import Progress
 from trainers.reader import open_reader
 from trainers.registry import Detector
 from trainers.scoring import BATCH_IMAGES
@@ -66,6 +67,7 @@ def robustness(detector: Detector, images: Sample) -> list[dict[str, Any]]:
     network = detector.network
     attacker = attacks.Attacker(network.model)
     scores: dict[Condition, list[np.ndarray]] = {}
+    progress = Progress("changed and attacked image", sum(len(rows) for _, rows, _ in images))
     with ThreadPoolExecutor() as threads:
         for pixels, labels, seeds in _batches(images, network.image_size, network.aspect):
             changed = {
@@ -78,6 +80,7 @@ def robustness(detector: Detector, images: Sample) -> list[dict[str, Any]]:
             ready: dict[Condition, np.ndarray] = {("none", None, ""): pixels}
             for key, few in (ready | {key: future.result() for key, future in changed.items()} | attacked).items():
                 scores.setdefault(key, []).append(network.score_pixels(few))
+            progress.update(len(labels))
     predictions = pa.concat_tables([table for _, _, table in images])
     place = predictions.column_names.index("p_fake")
     rows = []

@@ -9,6 +9,7 @@ import pyarrow as pa
 from tfds_builders.records.errors import Refused
 from tfds_builders.records.pixels import load_pixels
 from trainers.dataset import Records
+from trainers.progress import Progress
 from trainers.registry import Detector, excess_difference
 
 BATCH_IMAGES = 32
@@ -32,14 +33,15 @@ def score(detector: Detector, records: Records, dataset: str) -> pa.Table:
     Raises:
       Refused: a damaged record, by name; a model that decodes images otherwise than this version does.
     """
-    p_fake = _score(detector, records)
+    model = f"{detector.name} v{detector.version}"
+    p_fake = _score(detector, records, Progress(f"{model} on {dataset}: image", len(records)))
     _check_decoder(detector, records)
     table = records.table.select(list(_PREDICTED_COLUMNS))
     table = table.append_column("dataset", pa.array([dataset] * len(table), pa.string()))
     return table.append_column("p_fake", pa.array(p_fake, pa.float64()))
 
 
-def _score(detector: Detector, records: Records) -> np.ndarray:
+def _score(detector: Detector, records: Records, progress: Progress) -> np.ndarray:
     import tensorflow as tf
 
     from trainers.inputs import BatchIterator, evaluation_batches
@@ -56,6 +58,7 @@ def _score(detector: Detector, records: Records) -> np.ndarray:
                 rows = batch["row"].numpy()[is_record]
                 p_fake[rows] = network.score_pixels(batch["image"])[is_record]
                 done += len(rows)
+                progress.update(len(rows))
     except tf.errors.OpError as error:
         damage = find_damage(records, np.arange(done, len(records)))
         raise Refused(f"a record cannot be evaluated: {damage or error.message}. Build the dataset again.") from None

@@ -216,7 +216,7 @@ class Training:
         while the weights change."""
         num_steps, size = self._order.steps_per_epoch, self._order.global_batch_size
         taken, every = self._taken, self._config.cluster.checkpoint_steps
-        progress = Progress(title, num_steps, size, self._log, done=len(taken))
+        progress = Progress(f"{title} step", num_steps, size, self._log, done=len(taken))
         calls = []
         some_steps = train_steps(
             self._step,
@@ -321,8 +321,9 @@ class Training:
 
     def _evaluate(self, records: Records, split: str) -> np.ndarray:
         """float64 [n]: P(fake) of each record."""
+        progress = Progress(f"{split} image", len(records), write=self._log)
         with naming_damage(records, lambda: self._evaluation.unscored):
-            return self._evaluation(self._feed.evaluation(records, split), len(records))
+            return self._evaluation(self._feed.evaluation(records, split), len(records), progress.update)
 
     def _make_logger(self, task: Task) -> Any:
         from trainers.run_logger import NoLogger, RunLogger

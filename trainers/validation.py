@@ -25,12 +25,18 @@ class Evaluation:
         """int64 [k]: the rows that the latest call has no score of."""
         return np.flatnonzero(self._times_seen == 0)
 
-    def __call__(self, make_dataset: Callable[[Any], tf.data.Dataset], num_records: int) -> np.ndarray:
+    def __call__(
+        self,
+        make_dataset: Callable[[Any], tf.data.Dataset],
+        num_records: int,
+        count: Callable[[int], None] = lambda _: None,
+    ) -> np.ndarray:
         """float64 [num_records]: P(fake) by row.
 
         Args:
           make_dataset: from a tf.distribute.InputContext to this worker's padded batches {"image", "row", "mask"}.
           num_records: all of them, over all workers.
+          count: told how many more of them have been scored.
 
         Raises:
           RuntimeError: a record was not evaluated exactly once.
@@ -43,6 +49,7 @@ class Evaluation:
             rows, values = rows[mask > 0], values[mask > 0]
             p_fake[rows] = values
             np.add.at(times_seen, rows, 1)
+            count(len(rows))
         if not (times_seen == 1).all():
             row = int(np.flatnonzero(times_seen != 1)[0])
             raise RuntimeError(f"row {row} of {num_records} was evaluated {times_seen[row]} times instead of once")
