@@ -142,20 +142,58 @@ def test_training_evaluation_and_prediction_see_the_same_pixels(tmp_path):
         assert np.array_equal(evaluated["image"][row], expected)
 
 
-def test_a_random_crop_moves_along_the_longer_side_and_its_evaluation_is_the_middle(tmp_path):
-    pixels = picture(0, (SIZE, 3 * SIZE), seed=1)
-    records = load(write_dataset(tmp_path, 2, images=[encode(pixels, "PNG")])).select("train")
+def place_of(window, pixels):
+    """The one (top, left) at which `pixels` hold `window`."""
+    windows = np.lib.stride_tricks.sliding_window_view(pixels, window.shape)[:, :, 0]
+    (place,) = np.argwhere((windows == window).all(axis=(2, 3, 4))).tolist()
+    return place
+
+
+def test_a_random_crop_is_a_window_of_the_images_own_pixels_and_evaluation_sees_the_middle_one(tmp_path):
+    pixels = picture(0, (3 * SIZE, 3 * SIZE), seed=1)
+    data = encode(pixels, "PNG")
+    records = load(write_dataset(tmp_path, 2, images=[data])).select("train")
     batches = joined(train(records, batch_size=2, num_steps=30, aspect="random_crop"))
-    windows = np.lib.stride_tricks.sliding_window_view(pixels, (SIZE, SIZE, 3))[0, :, 0]
-    places = [int(np.flatnonzero((windows == image).all(axis=(1, 2, 3)))[0]) for image in batches["image"]]
-    assert min(places) < 0.2 * 2 * SIZE < 0.8 * 2 * SIZE < max(places)
+    places = np.array([place_of(image, pixels) for image in batches["image"]])
+    for along in places.T:
+        assert along.min() < 0.2 * 2 * SIZE < 0.8 * 2 * SIZE < along.max()
+    assert abs(np.corrcoef(places.T)[0, 1]) < 0.5  # down and to the right are drawn apart
     later = joined(train(records, batch_size=2, first_step=20, num_steps=10, aspect="random_crop"))
     assert np.array_equal(later["image"], batches["image"][40:])
-    for aspect in ("random_crop", "centre_crop"):
-        evaluated = joined(elements(evaluation_batches(records, image_size=SIZE, batch_size=2, aspect=aspect)))
-        assert np.array_equal(evaluated["image"][0], pixels[:, SIZE : 2 * SIZE])
-    centred = joined(train(records, batch_size=2, num_steps=1, aspect="centre_crop"))
-    assert np.array_equal(centred["image"][0], load_pixels(encode(pixels, "PNG"), SIZE, "centre_crop"))
+    (evaluated,) = elements(evaluation_batches(records, image_size=SIZE, batch_size=2, aspect="random_crop"))
+    middle = pixels[SIZE : 2 * SIZE, SIZE : 2 * SIZE]
+    assert np.array_equal(evaluated["image"][0], middle)
+    assert np.array_equal(load_pixels(data, SIZE, "random_crop"), middle)
+
+
+@pytest.mark.parametrize(("height", "width"), [(20, 3 * SIZE), (5, 7), (1, SIZE), (SIZE, SIZE), (SIZE - 1, SIZE + 1)])
+def test_a_random_crop_mirrors_where_a_side_is_too_short(tmp_path, height, width):
+    pixels = picture(0, (height, width), seed=1)
+    data = encode(pixels, "PNG")
+    records = load(write_dataset(tmp_path, 2, images=[data])).select("train")
+    around = [(SIZE, SIZE) if side < SIZE else (0, 0) for side in (height, width)]
+    mirrored = np.pad(pixels, [*around, (0, 0)], "reflect")  # again and again if need be
+    windows = np.lib.stride_tricks.sliding_window_view(mirrored, (SIZE, SIZE, 3))[:, :, 0]
+    for image in joined(train(records, batch_size=2, num_steps=4, aspect="random_crop"))["image"]:
+        tops, lefts = np.nonzero((windows == image).all(axis=(2, 3, 4)))
+        assert any(  # what is shorter is in it as a whole
+            (height >= SIZE or top <= SIZE <= top + SIZE - height)
+            and (width >= SIZE or left <= SIZE <= left + SIZE - width)
+            for top, left in zip(tops, lefts, strict=True)
+        )
+    top, left = ((length - SIZE + 1) // 2 + one for length, (one, _) in zip((height, width), around, strict=True))
+    assert np.array_equal(load_pixels(data, SIZE, "random_crop"), mirrored[top : top + SIZE, left : left + SIZE])
+
+
+def test_a_centre_crop_is_the_resized_middle_square(tmp_path):
+    pixels = picture(0, (2 * SIZE, 4 * SIZE), seed=1)
+    data = encode(pixels, "PNG")
+    records = load(write_dataset(tmp_path, 2, images=[data])).select("train")
+    middle = load_pixels(encode(pixels[:, SIZE : 3 * SIZE], "PNG"), SIZE)
+    trained = joined(train(records, batch_size=2, num_steps=1, aspect="centre_crop"))
+    (evaluated,) = elements(evaluation_batches(records, image_size=SIZE, batch_size=2, aspect="centre_crop"))
+    for seen in (trained["image"][0], evaluated["image"][0], load_pixels(data, SIZE, "centre_crop")):
+        assert np.array_equal(seen, middle)
 
 
 @pytest.mark.parametrize("order_class", ["plain", "balanced", "blocked"])

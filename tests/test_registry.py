@@ -20,6 +20,7 @@ from trainers import packing, registry, tracking
 from trainers.calibration import apply_temperature
 from trainers.decision import Decision
 from trainers.logged_models import link_metrics
+from trainers.occlusion import occlusion_map
 from trainers.run_logger import RunLogger
 from trainers.strategy import Resources, prepare_process
 
@@ -106,14 +107,37 @@ def test_a_version_names_its_run_and_the_dataset(registered):
     assert version.tags["realshard.fingerprint"] == "f" * 64
 
 
-def test_how_images_become_squares_travels_in_the_model(registered, images):
+@pytest.mark.parametrize("aspect", ["centre_crop", "random_crop"])
+def test_how_images_become_squares_travels_in_the_model(registered, images, aspect):
+    name = f"realshard-{aspect}"
+    small_model.register(registered.run_id, registered.keras_file, registered_name=name, aspect=aspect)
+    detector = registry.load_detector(f"models:/{name}/1")
+    verdicts = detector.predict(images)
+    expected = scores_of(registered.keras_file, images, aspect)
+    np.testing.assert_allclose([verdict.p_fake for verdict in verdicts], expected, atol=1e-6)
+    assert np.abs(expected - scores_of(registered.keras_file, images)).max() > 1e-3
+    assert detector.network.aspect == aspect
+
+
+def test_a_random_crop_of_a_model_from_before_it_kept_pixels_is_a_centre_crop(registered):
+    # Such a model's own decoder resizes the middle square, and its settings bear no version.
+    network = registry.load_detector(CHAMPION).network
+    network.aspect = "random_crop"
+    del network.settings["version"]
+    pyfunc = types.SimpleNamespace(unwrap_python_model=lambda: network)
+    assert registry.Detector(pyfunc).network.aspect == "centre_crop"
+
+
+def test_the_evidence_of_a_window_lies_inside_it(registered):
+    size, cells = small_model.IMAGE_SIZE, 7
     small_model.register(
-        registered.run_id, registered.keras_file, registered_name="realshard-centred", aspect="centre_crop"
+        registered.run_id, registered.keras_file, registered_name="realshard-window", aspect="random_crop"
     )
-    verdicts = registry.load_detector("models:/realshard-centred/1").predict(images)
-    centred = scores_of(registered.keras_file, images, "centre_crop")
-    np.testing.assert_allclose([verdict.p_fake for verdict in verdicts], centred, atol=1e-6)
-    assert np.abs(centred - scores_of(registered.keras_file, images)).max() > 1e-3
+    detector = registry.load_detector("models:/realshard-window/1")
+    data = small_model.image_bytes("PNG", 700, 7 * size)  # the window is the middle part, or lies in it
+    p_fake, evidence = occlusion_map(detector, data, cells)
+    assert p_fake == detector.predict([data])[0].p_fake
+    assert np.argwhere(evidence).tolist() == [[3, 3]]
 
 
 def test_label_names_and_threshold_travel_in_the_model(registered, images):

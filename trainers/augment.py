@@ -9,7 +9,8 @@ from typing import Any
 import tensorflow as tf
 
 _NUM_DRAWS = 9  # one number per operation, whether it is on or not: switching one off leaves the others' draws alone
-_NUM_FURTHER_DRAWS = 5  # of what was added later: place of the crop; blur or not, sigma; JPEG or not, quality
+# Of what was added later: the crop's place downwards; blur or not, sigma; JPEG or not, quality; the place to the right.
+_NUM_FURTHER_DRAWS = 6
 MAX_SIGMA = 3.0  # pixels
 _RADIUS = 9  # pixels; three times the largest sigma
 MIN_QUALITY, MAX_QUALITY = 30, 100
@@ -41,7 +42,7 @@ def augment_uint8(image: tf.Tensor, config: Any, seed: int, position: tf.Tensor)
     # philox everywhere: "auto" may choose another generator on another kind of device.
     draws = tf.random.stateless_uniform([_NUM_DRAWS], tf.stack([tf.constant(seed, tf.int64), position]), alg="philox")
     left_right, up_down, brightness, contrast, hue, saturation, rotation, down, right = tf.unstack(draws)
-    _, has_blur, sigma, has_jpeg, quality = tf.unstack(_further_draws(seed, position))
+    _, has_blur, sigma, has_jpeg, quality, _ = tf.unstack(_further_draws(seed, position))
     if config.blur_probability:
         image = tf.cond(has_blur < config.blur_probability, lambda: blur(image, MAX_SIGMA * sigma), lambda: image)
     if config.jpeg_probability:
@@ -70,8 +71,9 @@ def augment_uint8(image: tf.Tensor, config: Any, seed: int, position: tf.Tensor)
 
 
 def crop_place(seed: int, position: tf.Tensor) -> tf.Tensor:
-    """Where a random square is cut out of the image at `position`: scalar float32, uniform in [0, 1)."""
-    return _further_draws(seed, position)[0]
+    """Where a window is cut out of the image at `position`, down and to the right: float32 [2], uniform in [0, 1)."""
+    draws = _further_draws(seed, position)
+    return tf.stack([draws[0], draws[-1]])
 
 
 def blur(image: tf.Tensor, sigma: tf.Tensor) -> tf.Tensor:

@@ -14,7 +14,7 @@ from trainers.data_config import AugmentConfig, DataConfig
 SMALLEST_IMAGE = 32  # pixels; ResNet50 halves the sides five times
 OPTIMISERS = ("adam", "adamw", "rmsprop", "sgd")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")  # also a directory name and an MLflow run name
-ASPECTS = ("resize", "centre_crop", "random_crop")
+ASPECTS = ("resize", "centre_crop", "random_crop")  # as in records/pixels.py
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 RATE_SCALES = ("none", "linear", "sqrt")
 THRESHOLD_RULES = ("fixed", "balanced", "fpr")  # see trainers/decision.py
@@ -30,9 +30,10 @@ class ModelConfig:
     # trained here, or keras.applications' ..._notop.h5.
     # trainers/vit.py also takes a checkpoint in Hugging Face's format: a directory, or hf://OWNER/NAME.
     weights: str = "imagenet"
-    image_size: int = 224  # Side of the square that images are resized to, pixels.
-    # How an image becomes a square: `resize` squeezes it, `centre_crop` takes the middle, `random_crop` trains on
-    # squares from anywhere along the longer side and evaluates the middle.
+    image_size: int = 224  # Side of the square that a model sees of an image, pixels.
+    # How an image becomes a square: `resize` squeezes it; `centre_crop` resizes the largest square in its middle;
+    # `random_crop` resamples nothing, which keeps forensic traces: a window of --image-size of the image's own pixels,
+    # from anywhere in training, the middle one in evaluation and serving. Sides that are shorter are mirrored.
     aspect: str = "resize"
     threshold: float = 0.5  # P(fake) from which on an image is called fake.
     # How the threshold is chosen on the validation images after training: `fixed` (--threshold), `balanced` (best
@@ -236,7 +237,7 @@ class Config:
         )
         check(
             self.model.aspect != "random_crop" or self.data.pixel_cache == "none",
-            "--pixel-cache holds one square of each image, --aspect random_crop takes another each time",
+            "--pixel-cache holds one square of each image, --aspect random_crop cuts out another each time",
             "both",
             "take one of them, or --aspect centre_crop",
         )

@@ -153,9 +153,9 @@ def _test_pixels(detector: Detector, run_id: str, data_dir: str) -> np.ndarray:
             f"{detector.version} is not where the run {run_id} says, nor under --data-dir, or not as it was: say with "
             "--data-dir where it is now, or build it there again."
         )
-    records, settings = origin.records["test"], detector.network.settings
+    records, network = origin.records["test"], detector.network
     images = open_reader(records).images(np.arange(min(len(records), NUM_IMAGES)))
-    return np.stack([load_pixels(image, settings["image_size"], settings["aspect"]) for image in images])
+    return np.stack([load_pixels(image, network.image_size, network.aspect) for image in images])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -7,8 +7,8 @@
 One fixed order of operations, and why:
   1. order: row numbers come first, so that what is read is decided by integers alone, in any epoch, on any worker;
   2. read: encoded bytes by their offsets, some dozens of records in one Python call, because each call costs a lock;
-  3. decode, crop, resize: in TensorFlow's threads, one image at a time, because sizes differ; it stays in order;
-  4. augment: after the resize (fewer pixels), with numbers drawn from (seed, position);
+  3. decode, crop or resize: in TensorFlow's threads, one image at a time, because sizes differ; it stays in order;
+  4. augment: on the square (fewer pixels), with numbers drawn from (seed, position);
   5. batch: last, replica by replica, all of one shape; uint8 up to the model, a quarter of the bytes of float32.
 """
 
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfds_builders.records.pixels import RESIZE, crop_square, decode_uint8, resize_uint8
+from tfds_builders.records.pixels import MIDDLE, RANDOM_CROP, RESIZE, decode_uint8, square_uint8
 from trainers.augment import augment_uint8, crop_place
 from trainers.dataset import Records
 from trainers.order import Order, batch_share, evaluation_rows, num_evaluation_steps
@@ -29,8 +29,6 @@ from trainers.reader import open_reader
 # Records read in one Python call. CPU time an image (19 KB JPEG; read, decode, resize to 224): 673 us with 32 records a
 # call, 653 with 64, 646 with 128, 641 with 256; a sequential TFRecordDataset 656. More makes the first batch wait.
 CHUNK_RECORDS = 128
-
-RANDOM_CROP = "random_crop"  # the aspect that cuts out another square each time an image is trained on
 
 
 def training_batches(
@@ -89,8 +87,8 @@ def training_batches(
     examples = _examples(source, rows_of, num_steps, share, "position", np.int64)
 
     def prepare(example: dict) -> dict:
-        place = crop_place(seed, example["position"]) if aspect == RANDOM_CROP else 0.5
-        image = square_uint8(example["image"], image_size, aspect, place)
+        place = crop_place(seed, example["position"]) if aspect == RANDOM_CROP else MIDDLE
+        image = decoded_square(example["image"], image_size, aspect, place)
         if augment is not None:
             image = augment_uint8(image, augment, seed, example["position"])
         return example | {"image": image}
@@ -137,7 +135,7 @@ def evaluation_batches(
     examples = _examples(source, rows_of, num_steps, share, "mask", np.float32)
 
     def prepare(example: dict) -> dict:
-        return example | {"image": square_uint8(example["image"], image_size, aspect)}
+        return example | {"image": decoded_square(example["image"], image_size, aspect)}
 
     return _batched(examples, prepare, batch_size, num_threads)
 
@@ -238,18 +236,14 @@ def _examples(
     return chunks.map(read_chunk, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).unbatch()
 
 
-def square_uint8(image: tf.Tensor, image_size: int, aspect: str, place: Any = 0.5) -> tf.Tensor:
-    """uint8 [image_size, image_size, 3]: the pixels of an encoded image; pixels stay what they are.
+def decoded_square(image: tf.Tensor, image_size: int, aspect: str, place: Any = MIDDLE) -> tf.Tensor:
+    """uint8 [image_size, image_size, 3]: what the model sees of an encoded image; cached pixels stay what they are.
 
     Args:
       image: scalar string, or uint8 pixels.
-      aspect: as in `training_batches`.
-      place: of the square that is cut out, 0 to 1 along the longer side.
+      aspect, place: as of `records.pixels.square_uint8`.
     """
-    if image.dtype == tf.uint8:
-        return image
-    image = decode_uint8(image)
-    return resize_uint8(image if aspect == RESIZE else crop_square(image, place), image_size)
+    return image if image.dtype == tf.uint8 else square_uint8(decode_uint8(image), image_size, aspect, place)
 
 
 def _batched(examples: tf.data.Dataset, prepare: Callable, batch_size: int, num_threads: int | None) -> tf.data.Dataset:

@@ -21,6 +21,7 @@ _RECORDS = "tfds_builders.records"
 _DECODER = "pixels"  # the module of tfds_builders.records that a registered model needs, with all that it imports
 _PACKAGES = ("mlflow", "tensorflow", "keras", "numpy", "pandas", "pillow")
 _BATCH_IMAGES = 32
+SETTINGS_VERSION = 2  # 1 (not written): the aspect "random_crop" was a resized middle square, as "centre_crop" is
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +36,8 @@ class Settings:
     def write(self, path: Path) -> Path:
         """Writes them as verdict.py reads them."""
         values = {"labels": list(self.labels), "image_size": int(self.image_size), "aspect": self.aspect}
-        path.write_text(json.dumps(values | dataclasses.asdict(self.decision), indent=2))
+        values |= {"version": SETTINGS_VERSION} | dataclasses.asdict(self.decision)
+        path.write_text(json.dumps(values, indent=2))
         return path
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from tfds_builders.records.errors import Refused
-from tfds_builders.records.pixels import RESIZE
+from tfds_builders.records.pixels import CENTRE_CROP, RANDOM_CROP, RESIZE
 from trainers import packing
 from trainers.decision import Decision
 from trainers.home import one_at_a_time
@@ -57,10 +57,12 @@ class Detector:
 
     @property
     def network(self) -> Any:
-        """The `Detector` of verdict.py as stored with the model: `score_pixels`, `model`, `image_size`, `settings`."""
+        """The `Detector` of verdict.py as stored with the model: `score_pixels`, `model`, `image_size`, `aspect`."""
         network = self._pyfunc.unwrap_python_model()
         if not hasattr(network, "score_pixels"):
             raise Refused(f"{self.name} v{self.version} takes no pixels: it is of an earlier version. Train it again.")
+        if network.aspect == RANDOM_CROP and "version" not in network.settings:
+            network.aspect = CENTRE_CROP  # what it meant then, in the model's own decoder too
         return network
 
     def predict(self, images: Sequence[bytes]) -> list[Verdict]:

@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from trainers.augment import augment_uint8
-from trainers.inputs import Source, square_uint8
+from trainers.inputs import Source, decoded_square
 
 WAIT_SHARE = 0.3  # of a step's time, from which on its input is called the bottleneck
 _ADVICE = {
@@ -34,7 +34,7 @@ def stage_seconds(source: Source, rows: np.ndarray, augment: Any = None, seed: i
 
     @tf.function
     def decode(image):
-        return square_uint8(image, source.image_size, source.aspect)
+        return decoded_square(image, source.image_size, source.aspect)
 
     @tf.function
     def change(image):

@@ -1,4 +1,4 @@
-"""From encoded images to the pixels a model sees: decode.py's pixels, and the one resize.
+"""From encoded images to the pixels a model sees: decode.py's pixels, and the three ways to a square.
 
 Training, evaluation, the registered model and serving all go through these functions, so the same image is the same
 uint8 array everywhere. TensorFlow is imported inside: builders import this package without paying for it.
@@ -10,7 +10,11 @@ import numpy as np
 
 from tfds_builders.records.decode import decode_rgb
 
-RESIZE = "resize"  # the aspect that squeezes an image instead of cutting a square out of it
+# Aspects: how an image becomes a square.
+RESIZE = "resize"  # it is squeezed
+CENTRE_CROP = "centre_crop"  # the largest square in its middle is resized
+RANDOM_CROP = "random_crop"  # a window is cut out, and nothing resampled
+MIDDLE = (0.5, 0.5)
 
 
 def decode_uint8(plain: Any) -> Any:
@@ -58,12 +62,11 @@ def resize_uint8(image: Any, image_size: int) -> Any:
     return tf.ensure_shape(result, (image_size, image_size, 3))
 
 
-def crop_square(image: Any, place: Any = 0.5) -> Any:
-    """The largest square of one RGB image; `place`, 0 to 1, says where along the longer side it lies.
+def middle_square(image: Any) -> Any:
+    """The largest square in the middle of one RGB image.
 
     Args:
       image: uint8 tensor or array (height, width, 3).
-      place: 0 the left or upper end, 0.5 the middle, 1 the other end. May be a scalar float32 tensor.
 
     Returns:
       uint8 tensor (side, side, 3), side = min(height, width).
@@ -72,15 +75,59 @@ def crop_square(image: Any, place: Any = 0.5) -> Any:
 
     height, width = tf.unstack(tf.shape(image)[:2])
     side = tf.minimum(height, width)
-    top, left = (tf.cast(tf.round(tf.cast(length - side, tf.float32) * place), tf.int32) for length in (height, width))
+    top, left = (tf.cast(tf.round(tf.cast(length - side, tf.float32) / 2), tf.int32) for length in (height, width))
     return tf.convert_to_tensor(image)[top : top + side, left : left + side]
+
+
+def cut_window(image: Any, image_size: int, place: Any = MIDDLE) -> Any:
+    """A square window of an image's own pixels: nothing is resampled, so the traces of how it was made stay.
+
+    Where a side is shorter than the window, the whole side is in it and what lies beyond is mirrored at the image's
+    edges, again and again if need be; the outermost pixels are not repeated.
+
+    Args:
+      image: uint8 tensor or array (height, width, channels).
+      image_size: side of the window in pixels.
+      place: of the window, down and to the right: two numbers, or float32 tensor (2,), in [0, 1). From 0, the upper
+        or left end, over 0.5, the middle, every whole number of pixels is as likely.
+
+    Returns:
+      uint8 tensor (image_size, image_size, channels).
+    """
+    import tensorflow as tf
+
+    image = tf.convert_to_tensor(image)
+    for axis, share in enumerate(tf.unstack(tf.convert_to_tensor(place, tf.float32))):
+        length = tf.shape(image)[axis]
+        start = tf.cast(tf.floor(share * tf.cast(length - image_size + 1, tf.float32)), tf.int32)
+        last = tf.maximum(length - 1, 1)
+        # start + k, folded back at 0 and at the last pixel: the identity where the window lies inside.
+        indices = last - tf.abs((start + tf.range(image_size)) % (2 * last) - last)
+        image = tf.gather(image, tf.minimum(indices, length - 1), axis=axis)
+    return tf.ensure_shape(image, (image_size, image_size, None))
+
+
+def square_uint8(image: Any, image_size: int, aspect: str = RESIZE, place: Any = MIDDLE) -> Any:
+    """The square that a model sees of one RGB image.
+
+    Args:
+      image: uint8 tensor or array (height, width, 3).
+      aspect: RESIZE, CENTRE_CROP or RANDOM_CROP.
+      place: of that window, as of `cut_window`; in training drawn, everywhere else the middle.
+
+    Returns:
+      uint8 tensor (image_size, image_size, 3).
+    """
+    if aspect == RANDOM_CROP:
+        return cut_window(image, image_size, place)
+    return resize_uint8(image if aspect == RESIZE else middle_square(image), image_size)
 
 
 def load_pixels(data: bytes, image_size: int, aspect: str = RESIZE) -> np.ndarray:
     """The pixels a model of input size `image_size` sees for one image file of any accepted format.
 
     Args:
-      aspect: how the image becomes a square: "resize" squeezes it; with anything else its middle is cut out.
+      aspect: how the image becomes a square, see `square_uint8`.
 
     Returns:
       uint8 array (image_size, image_size, 3), RGB.
@@ -88,5 +135,4 @@ def load_pixels(data: bytes, image_size: int, aspect: str = RESIZE) -> np.ndarra
     Raises:
       BadImage: the bytes are no image, or one that cannot be read; the message says why.
     """
-    image = decode_rgb(data)
-    return resize_uint8(image if aspect == RESIZE else crop_square(image), image_size).numpy()
+    return square_uint8(decode_rgb(data), image_size, aspect).numpy()
