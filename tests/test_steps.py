@@ -2,6 +2,7 @@
 
 import keras
 import numpy as np
+import pyarrow as pa
 import pytest
 import tensorflow as tf
 
@@ -10,6 +11,8 @@ from trainers.config import OptimiserConfig
 from trainers.loop import StepOptions, TrainStep
 from trainers.models.layers import GlobalBatch, dropout_maker
 from trainers.optimiser import averaged_weights, class_weights, computing_in, make_optimizer
+from trainers.order import Order
+from trainers.policies import mixed_order
 from trainers.strategy import Resources, make_strategy
 
 BATCH, STEPS = 12, 5
@@ -162,8 +165,21 @@ def test_balanced_class_weights_are_those_of_scikit_learn():
 
     labels = np.array([0] * 3 + [1] * 17, np.int8)
     expected = compute_class_weight("balanced", classes=np.array([0, 1]), y=labels)
-    np.testing.assert_allclose(class_weights(labels, "balanced"), expected)
-    assert class_weights(labels, "none") == (1.0, 1.0)
+    order = Order(20, 4, seed=0)
+    np.testing.assert_allclose(class_weights(labels, order, "balanced"), expected)
+    assert class_weights(labels, order, "none") == (1.0, 1.0)
+
+
+def test_balanced_class_weights_count_what_is_drawn_of_mixed_datasets():
+    labels = np.repeat([0, 1, 0, 1], [90, 10, 10, 190])
+    sources = pa.array(["faces"] * 100 + ["objects"] * 200)
+    order = mixed_order(sources, {"faces": 3, "objects": 1}, 32, seed=0)
+    drawn = labels[
+        np.concatenate([order.batch(step)[0] for step in range(25)])
+    ]  # of faces six times all, of objects once
+    real, fake = class_weights(labels, order, "balanced") * np.bincount(drawn)
+    assert real == pytest.approx(fake)
+    assert real + fake == pytest.approx(len(drawn))
 
 
 def test_waiting_is_part_of_the_time(two_devices):

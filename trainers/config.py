@@ -90,7 +90,7 @@ class OptimiserConfig:
     clip_norm: float = 0.0  # The gradient of the global batch is scaled down to this norm at most; 0: never.
     accumulate: int = 1  # Parts that a replica's share of the batch is cut into, to need less memory.
     ema_decay: float = 0.0  # Evaluate and keep a moving average of the weights with this decay a step; 0: none.
-    class_weights: str = "none"  # Or `balanced`: both classes count alike in the loss, however many images they have.
+    class_weights: str = "none"  # Or `balanced`: both classes count alike in the loss, however often they are drawn.
     # What layers compute in: `float32` (on GPUs too, without TF32), `mixed_bfloat16` or `mixed_float16`. Weights stay
     # float32.
     precision: str = "float32"

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 
 from trainers.config import OptimiserConfig
+from trainers.order import Order
 from trainers.update_rules import update_rule
 
 
@@ -51,9 +52,15 @@ def computing_in(precision: str) -> Iterator[None]:
         keras.config.set_dtype_policy(before)
 
 
-def class_weights(labels: np.ndarray, policy: str) -> tuple[float, float]:
-    """Weights of (real, fake) in the loss: (1, 1), or "balanced": n / (2 * images of the class), whose mean is 1."""
+def class_weights(labels: np.ndarray, order: Order, policy: str) -> tuple[float, float]:
+    """Weights of (real, fake) in the loss: (1, 1), or "balanced": both classes count alike, and the mean is 1.
+
+    Args:
+      labels: int [n], 0 or 1, both present.
+      order: in which they are drawn: datasets with weights are not drawn from in the proportion of their images.
+      policy: "none" or "balanced": all draws / (2 * draws of the class).
+    """
     if policy == "none":
         return 1.0, 1.0
-    real, fake = np.bincount(labels, minlength=2)
-    return len(labels) / (2 * real), len(labels) / (2 * fake)
+    real, fake = np.bincount(labels, order.draw_rates(), minlength=2).tolist()
+    return (real + fake) / (2 * real), (real + fake) / (2 * fake)

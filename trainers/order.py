@@ -114,6 +114,10 @@ class Order:
     def _epochs(self) -> Epochs:
         return Epochs(self.num_examples, functools.partial(permutation, self.num_examples, self.seed))
 
+    def draw_rates(self) -> np.ndarray:
+        """float64 [n]: how often each row is drawn in the long run, as a multiple of the mean."""
+        return np.ones(self.num_examples)
+
     def batch(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """(rows int64 [B], positions int64 [B]) of global batch `step` (>= 0)."""
         return self.worker_rows(step, worker=0, num_workers=1)

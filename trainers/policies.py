@@ -74,6 +74,11 @@ class StratifiedOrder(Order):
             rows[here] = members[epochs.rows_at(cycles[here] * quota + ranks[which, places][here])]
         return rows
 
+    def draw_rates(self) -> np.ndarray:
+        """float64 [n]: how often each row is drawn in the long run, as a multiple of the mean."""
+        quotas, sizes = np.array(self.quotas), np.bincount(self.strata)
+        return (quotas / sum(quotas) * self.num_examples / sizes)[self.strata]
+
     @functools.cached_property
     def _members(self) -> list[tuple[np.ndarray, Epochs]]:
         """Of each stratum its rows, int64, ascending, and the permutations of them."""

@@ -161,7 +161,7 @@ class Training:
             )
         with self._strategy.scope():
             self._optimizer = make_optimizer(phase.learning_rate, options)
-        weights = class_weights(self._train.labels, options.class_weights)
+        weights = class_weights(self._train.labels, self._order, options.class_weights)
         self._step = TrainStep(
             self._strategy,
             self._model,
