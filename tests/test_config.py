@@ -150,6 +150,11 @@ def test_difference_names_flags_and_ignores_where_a_job_runs():
     assert difference(old, new) == ["--epochs 3 -> 4", "--seed 0 -> 1"]
 
 
+def test_difference_ignores_what_changes_no_bit_of_the_result():
+    there = ["--data-dir", "/elsewhere", "--pixel-cache", "disk", "--pixel-cache-gib", "99", "--steps-per-call", "7"]
+    assert difference(to_dict(parse([], VARIANTS)), to_dict(parse(there, VARIANTS))) == []
+
+
 @pytest.mark.parametrize(
     ("expression", "weights"),
     [("a", {"a": None}), ("a, b", {"a": None, "b": None}), ("a=3,b/c=0.5", {"a": 3.0, "b/c": 0.5})],

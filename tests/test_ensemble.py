@@ -59,6 +59,13 @@ def test_mean_history_stops_with_the_first_member():
     assert isinstance(entry["epoch"], int)
 
 
+def test_mean_history_has_what_all_members_measured():
+    one = {"epoch": 0, "phase": 0, "validation/loss": 0.4}
+    for first, second in (({}, {"train/step_seconds": 1.0}), ({"train/step_seconds": 1.0}, {})):
+        (entry,) = mean_history([[one | first], [one | second]])
+        assert entry == one
+
+
 def test_average_is_one_model_that_loads(tmp_path):
     members = [tiny_family.build(ModelConfig(image_size=32)) for _ in range(3)]
     images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)

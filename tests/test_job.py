@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -191,10 +192,36 @@ def test_another_config_under_the_same_name_is_refused_with_the_difference(finis
         job.run(small(data, optimiser=OptimiserConfig(epochs=2, global_batch_size=8)))
 
 
+def test_a_job_is_the_same_where_its_dataset_is_mounted_elsewhere(finished, data, tmp_path):
+    shutil.copytree(data, tmp_path / "elsewhere")
+    assert job.run(small(tmp_path / "elsewhere")).is_reused
+
+
 def test_another_dataset_under_the_same_name_is_refused(finished, tmp_path):
     write_dataset(tmp_path, {"train": 24, "validation": 9, "test": 11}, seed=1)
     with pytest.raises(Refused, match=r"dataset \w{12} -> \w{12}"):
         job.run(small(tmp_path))
+
+
+def test_a_pixel_cache_that_does_not_fit_is_refused_before_the_job_begins(data, realshard_home):
+    there = DataConfig(dataset="toy", data_dir=str(data), pixel_cache="memory", pixel_cache_gib=5e-5)
+    with pytest.raises(Refused, match=r"5e-05 GiB, 9.44e-05 are needed\. Raise --pixel-cache-gib"):
+        job.run(dataclasses.replace(small(data), data=there))
+    assert not JobFolder("first").path.exists()
+
+
+def test_compiling_what_cannot_be_is_refused_before_the_job_begins(data, realshard_home, tmp_path):
+    """Given weights to keep, the head epochs train no batch normalisation."""
+    build_resnet50("gap_head", 32).save(tmp_path / "begin.keras")
+    config = small(
+        data,
+        model=ModelConfig(variant="gap_head", weights=str(tmp_path / "begin.keras"), image_size=32),
+        optimiser=OptimiserConfig(epochs=2, head_epochs=1, global_batch_size=8, xla=True),
+        cluster=ClusterConfig(devices_per_worker=2),
+    )
+    with pytest.raises(Refused, match=r"--xla cannot compile .* Received: 2 replicas"):
+        job.run(config)
+    assert not JobFolder("first").path.exists()  # so that --no-xla can have the name
 
 
 def test_failure_in_a_worker_is_one_sentence_and_leaves_no_result(ray_session, data, realshard_home, tmp_path):

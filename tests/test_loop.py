@@ -17,6 +17,7 @@ from tfds_builders.records.errors import Refused
 from trainers.config import ClusterConfig, Config, DataConfig, JobConfig, ModelConfig, OptimiserConfig, to_dict
 from trainers.dataset import load
 from trainers.errors import CannotTrain, NonFiniteLoss, ReplicasDiffer
+from trainers.history import SPEED, median_speed
 from trainers.models.families import FAMILIES
 from trainers.order import Order
 from trainers.progress import Progress, duration
@@ -215,6 +216,30 @@ def test_checkpoint_comes_first_when_the_machine_is_about_to_go(tiny, dataset, t
     training(dataset, told, tmp_path / "staying").run()
     one, two = outcome(tmp_path / "leaving"), outcome(tmp_path / "staying")
     assert all(np.array_equal(a, b) for a, b in zip(one[0], two[0], strict=True))
+
+
+def test_an_epoch_resumed_after_its_last_step_has_no_speed(tiny, dataset, tmp_path, capsys):
+    """8 steps an epoch; the machine is about to be taken away at the last, and is before the epoch is reported."""
+
+    class Leaves(StopsAfter):
+        steps = 0
+
+        def is_machine_leaving(self):
+            self.steps += 1
+            return self.steps == 8
+
+    told = config(epochs=2, steps_per_call=1)
+    StopsAfter.left = 1
+    with pytest.raises(Interrupted):
+        training(dataset, told, tmp_path, reports=Leaves).run()
+    capsys.readouterr()
+    training(dataset, told, tmp_path).run()
+    _, history, _ = outcome(tmp_path)
+    assert [SPEED in entry for entry in history] == [False, True]
+    assert median_speed(history) == history[1][SPEED]
+    assert median_speed(history[:1]) == 0
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch ") and "validation" in line]
+    assert ["images/s" in line for line in said] == [False, True]
 
 
 def test_finished_training_is_not_done_again(tiny, dataset, tmp_path, capsys):

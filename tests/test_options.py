@@ -89,10 +89,13 @@ def test_cached_pixels_and_two_replicas_change_nothing(tiny, dataset, tmp_path):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
 
 
-def test_a_cache_that_does_not_fit_is_refused_with_what_it_needs(tiny, dataset, tmp_path):
-    options = told({"pixel_cache": "memory", "pixel_cache_gib": 1e-4})
-    with pytest.raises(CannotTrain, match=r"0.0001 GiB, 0.000363 are needed. Raise --pixel-cache-gib"):
-        training(dataset, options, tmp_path).run()
+@pytest.mark.parametrize("devices", [1, 2])
+def test_the_steps_of_a_call_change_nothing(tiny, dataset, tmp_path, devices):
+    """8 steps an epoch: all in one call, one by one, and calls that are cut short."""
+    for steps in (8, 1, 3):
+        training(dataset, told(epochs=2, steps_per_call=steps, **EVERY_OPTION), tmp_path / str(steps), devices).run()
+    assert same(tmp_path / "8", tmp_path / "1")
+    assert same(tmp_path / "8", tmp_path / "3")
 
 
 def test_half_precision_is_saved_and_judged_in_whole(tiny, dataset, tmp_path):
@@ -168,5 +171,10 @@ def test_compiled_training_is_the_same_but_for_dropout_and_moves_the_averages_of
     for a, b in zip(plain, compiled, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-2, atol=1e-3)
     assert history_1[0]["train/loss"] == pytest.approx(history_2[0]["train/loss"], rel=1e-3)
+
+
+def test_compiling_a_later_phase_that_cannot_be_is_refused_before_the_first_step(tiny, dataset, tmp_path):
+    """The head epochs train the dense layers alone, which could be compiled."""
     with pytest.raises(CannotTrain, match=r"batch statistics over several replicas\. Received: 2 replicas"):
-        training(dataset, told(epochs=1, xla=True), tmp_path / "two", devices=2).run()
+        training(dataset, told(epochs=2, head_epochs=1, xla=True), tmp_path / "two", devices=2).run()
+    assert not (tmp_path / "two").exists()  # no epoch was taken

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import statistics
 import time
 
 import numpy as np
@@ -16,7 +15,7 @@ from trainers.card_files import CARD, FIGURES, PAGE, write_card
 from trainers.card_pictures import AUGMENTED, WORST, Part, augmented, most_wrong_images
 from trainers.decision import Decision, decide_for
 from trainers.dossier import audit_notes, write_dossier
-from trainers.history import History, best_epoch, losses, metrics_of
+from trainers.history import History, best_epoch, losses, median_speed, metrics_of
 from trainers.job_result import JobResult
 from trainers.jobs import CONFIG, Job
 from trainers.logged_models import link_metrics
@@ -57,7 +56,7 @@ def close(job: Job, run_id: str, logger: RunLogger, train_secs: float) -> JobRes
         images={split: len(part) for split, part in job.records.items()},
         epochs=len(history),
         best_epoch=best,
-        images_per_second=statistics.median(entry["train/images_per_second"] for entry in history) if history else 0.0,
+        images_per_second=median_speed(history),
         seconds={"train": train_secs, "report": time.monotonic() - started},
     )
     if job.config.job.register:

@@ -17,6 +17,8 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")  # also a directory name a
 ASPECTS = ("resize", "centre_crop", "random_crop")  # as in records/pixels.py
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 RATE_SCALES = ("none", "linear", "sqrt")
+# Change no bit of the result: where the data is, which its fingerprint tells, and how it gets to the devices.
+WITHOUT_EFFECT = ("data_dir", "pixel_cache", "pixel_cache_gib", "steps_per_call")
 THRESHOLD_RULES = ("fixed", "balanced", "fpr")  # see trainers/decision.py
 
 
@@ -269,12 +271,13 @@ def flatten(config: Config) -> dict[str, Any]:
 
 
 def difference(old: Mapping[str, Mapping[str, Any]], new: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """What differs between two `to_dict` results, as "--flag old -> new"; of the cluster and the job only the seed
-    counts, since where a job runs and where its model goes do not change the result."""
+    """What differs between two `to_dict` results, as "--flag old -> new", and may change what is trained: of the
+    cluster and the job only the seed counts, of the others all but WITHOUT_EFFECT."""
     found = []
     for group in new:
         for name, value in new[group].items():
             before = old.get(group, {}).get(name)
-            if before != value and (group not in ("cluster", "job") or name == "seed"):
+            counts = name == "seed" if group in ("cluster", "job") else name not in WITHOUT_EFFECT
+            if before != value and counts:
                 found.append(f"--{name.replace('_', '-')} {before} -> {value}")
     return found

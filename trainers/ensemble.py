@@ -103,11 +103,12 @@ def _combine(members: Sequence[Path], folder: JobFolder, name: str) -> None:
 
 
 def mean_history(histories: Sequence[History]) -> History:
-    """Epoch by epoch the members' mean, of the epochs that all of them took."""
+    """Epoch by epoch the members' mean, of the epochs that all of them took and the values that all of them have."""
 
     def mean(entries: Sequence[dict[str, Any]]) -> dict[str, Any]:
         same = {key: entries[0][key] for key in ("epoch", "phase")}
-        return {key: float(np.mean([entry[key] for entry in entries])) for key in entries[0]} | same
+        of_all = [key for key in entries[0] if all(key in entry for entry in entries)]
+        return {key: float(np.mean([entry[key] for entry in entries])) for key in of_all} | same
 
     return [mean(entries) for entries in zip(*histories, strict=False)]
 

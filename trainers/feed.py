@@ -9,10 +9,9 @@ import tensorflow as tf
 
 from trainers.config import Config
 from trainers.dataset import Records
-from trainers.errors import CannotTrain
 from trainers.inputs import CHUNK_RECORDS, Source, evaluation_batches, training_batches
 from trainers.order import Order
-from trainers.pixel_cache import Budget, PixelCache, num_bytes, open_cache
+from trainers.pixel_cache import Budget, PixelCache, check_room, open_cache
 from trainers.reader import naming_damage
 from trainers.strategy import Resources
 from trainers.waiting import WAIT_SHARE, bottleneck, stage_seconds
@@ -46,21 +45,14 @@ class Feed:
           directory: of caches on disk.
 
         Raises:
-          CannotTrain: they do not fit.
+          Refused: they do not fit.
           CorruptRecord: a damaged record.
         """
         data, model = self._config.data, self._config.model
         if data.pixel_cache == "none":
             return
         parts = {"train": self._train, "validation": self._validation}
-        most = int(data.pixel_cache_gib * 2**30)
-        needed = sum(num_bytes(part, model.image_size) for part in parts.values())
-        if needed > most:
-            raise CannotTrain(
-                f"--pixel-cache {data.pixel_cache} must have room for all training and validation images. Received: "
-                f"{data.pixel_cache_gib:g} GiB, {needed / 2**30:.3g} are needed. Raise --pixel-cache-gib, or leave "
-                "--pixel-cache out."
-            )
+        most = check_room(parts, data, model.image_size)
         for split, part in parts.items():
             with _naming_damage(part):
                 cache = open_cache(

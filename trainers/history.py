@@ -4,6 +4,7 @@ A history is a list with one dict an epoch, {"epoch": 0, "phase": 0, "train/loss
 The monitored value is to fall; equal is no improvement, as with min_delta = 0.
 """
 
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -12,11 +13,18 @@ import numpy as np
 History = list[dict[str, Any]]
 
 MONITOR = "validation/loss"
+SPEED = "train/images_per_second"  # of the steps since the last start; an epoch that took none since then has no such
 
 
 def losses(history: History) -> list[float]:
     """The monitored values, epoch by epoch."""
     return [entry[MONITOR] for entry in history]
+
+
+def median_speed(history: History) -> float:
+    """Images/s while training, the median of the epochs for which it is known; 0 if of none."""
+    speeds = [entry[SPEED] for entry in history if SPEED in entry]
+    return statistics.median(speeds) if speeds else 0.0
 
 
 def metrics_of(entry: Mapping[str, Any]) -> dict[str, Any]:

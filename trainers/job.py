@@ -17,6 +17,7 @@ import numpy as np
 from tfds_builders.records.errors import Refused
 from tfds_builders.records.schema import LABELS
 from trainers import ensemble, starting_weights, tracking
+from trainers.compiled import check_compiled
 from trainers.config import Config, flatten, to_dict
 from trainers.dataset import Dataset, Records
 from trainers.engine import RayWorkers, ThisProcess
@@ -24,6 +25,7 @@ from trainers.home import pixels_dir, ray_dir
 from trainers.job_result import JobResult
 from trainers.jobs import Job, JobFolder
 from trainers.mixture import find_all, load_all, pinned, resolve
+from trainers.pixel_cache import check_room
 from trainers.policies import make_order
 from trainers.provenance import environment_tags
 from trainers.run_logger import RunLogger, ending_badly
@@ -54,6 +56,9 @@ def run(config: Config, *, parent: str = "", here: bool = False) -> JobResult:
     engine = ThisProcess() if here else RayWorkers()
     if not (folder.path / HISTORY).exists():
         job.family.check(job.config.model)
+        if not here:  # where a process that builds a model cannot be given its devices any more
+            check_compiled(job.family, job.config)
+        check_room(records, config.data, config.model.image_size)
     with folder.locked():
         finished = folder.begin(job.config, dataset.fingerprint)
         if finished:

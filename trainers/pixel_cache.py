@@ -16,13 +16,15 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import google_crc32c
 import numpy as np
 
+from tfds_builders.records.errors import Refused
 from tfds_builders.records.pixels import RESIZE
+from trainers.data_config import DataConfig
 from trainers.dataset import Records
 from trainers.home import locked
 
@@ -147,6 +149,26 @@ def open_cache(
 def num_bytes(records: Records, image_size: int) -> int:
     """What the pixels of `records` take."""
     return len(records) * image_size * image_size * 3
+
+
+def check_room(parts: Mapping[str, Records], data: DataConfig, image_size: int) -> int:
+    """What --pixel-cache may take, in bytes.
+
+    Args:
+      parts: train and validation, perhaps more.
+
+    Raises:
+      Refused: they do not fit.
+    """
+    most = int(data.pixel_cache_gib * 2**30)
+    needed = sum(num_bytes(parts[split], image_size) for split in ("train", "validation"))
+    if data.pixel_cache != "none" and needed > most:
+        raise Refused(
+            f"--pixel-cache {data.pixel_cache} must have room for all training and validation images. Received: "
+            f"{data.pixel_cache_gib:g} GiB, {needed / 2**30:.3g} are needed. Raise --pixel-cache-gib, or leave "
+            "--pixel-cache out."
+        )
+    return most
 
 
 def cache_key(records: Records, fingerprint: str, image_size: int, aspect: str = RESIZE) -> str:

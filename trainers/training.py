@@ -23,17 +23,17 @@ from tfds_builders.records.schema import LABELS
 from trainers import checkpoints, strategy
 from trainers.agreement import Agreement
 from trainers.calls import step_metrics, train_steps
+from trainers.compiled import why_not_compiled
 from trainers.config import difference, from_dict, to_dict
 from trainers.dataset import MEMBER, Records
 from trainers.decision import Decision
 from trainers.errors import CannotTrain
 from trainers.feed import Feed
-from trainers.history import best_epoch, losses, metrics_of, of_phase, position
+from trainers.history import SPEED, best_epoch, losses, metrics_of, of_phase, position
 from trainers.home import locked
 from trainers.loop import StepOptions, StepResults, TrainStep
 from trainers.mixture import load_all, named_apart
 from trainers.models.families import FAMILIES
-from trainers.models.family import trains_batch_norm
 from trainers.models.layers import GlobalBatch, dropout_maker, with_global_batch_norm
 from trainers.optimiser import averaged_weights, class_weights, computing_in, make_optimizer
 from trainers.packing import Settings
@@ -139,6 +139,10 @@ class Training:
                 self._model = self._family.build(config.model, dropout, with_weights=directory is None)
             if self._resources.replicas > 1:
                 self._model = with_global_batch_norm(self._model)
+        if config.optimiser.xla:
+            reason = why_not_compiled(self._model, self._phases, config.model, self._resources.replicas)
+            if reason:
+                raise CannotTrain(reason)
         self._evaluation = Evaluation(self._strategy, self._model)
         self._best = self._model.get_weights()
         self._enter_phase()
@@ -154,11 +158,6 @@ class Training:
         phase = self._phases[self._state.phase]
         self._trainable = phase.set_trainable(self._model, self._config.model)
         options = self._config.optimiser
-        if options.xla and self._resources.replicas > 1 and trains_batch_norm(self._model):
-            raise CannotTrain(
-                "--xla cannot compile batch statistics over several replicas. Received: "
-                f"{self._resources.replicas} replicas. Train on one device, or leave --xla out."
-            )
         with self._strategy.scope():
             self._optimizer = make_optimizer(phase.learning_rate, options)
         weights = class_weights(self._train.labels, self._order, options.class_weights)
@@ -200,11 +199,11 @@ class Training:
         if is_best:
             self._best = weights
         left = (num_epochs - epoch - 1) * entry["seconds"]
+        speed = f", {entry[SPEED]:.1f} images/s" if SPEED in entry else ""
         self._log(
             f"{title} loss {entry['train/loss']:.4f} accuracy {entry['train/accuracy']:.4f}"
             f" validation loss {entry['validation/loss']:.4f} accuracy {entry['validation/accuracy']:.4f}"
-            f"{' (best)' if is_best else ''}, {entry['train/images_per_second']:.1f} images/s,"
-            f" at most {duration(left)} left"
+            f"{' (best)' if is_best else ''}{speed}, at most {duration(left)} left"
         )
         self._logger.epoch(epoch, metrics_of(entry))
         if is_best and self._config.job.log_checkpoints and not self._reports.rank:
@@ -241,8 +240,9 @@ class Training:
         entry = {
             "train/loss": float(np.mean(taken.losses)),
             "train/accuracy": float(np.mean(taken.accuracies)),
-            "train/images_per_second": progress.images_per_second,
         }
+        if calls:  # none, if all steps had been taken before a restart
+            entry[SPEED] = progress.images_per_second
         if self._config.optimiser.clip_norm:
             norms = np.array(taken.norms)[np.isfinite(taken.norms)]  # in float16 steps that overflow are skipped
             entry |= {"train/gradient_norm": float(norms.mean())} if len(norms) else {}
