@@ -25,6 +25,7 @@ from trainers.worker import HISTORY, MODEL, PREDICTIONS, Task
 
 RELEASE_SECS = 3.0  # until Ray's count has back what a training that just ended held; usually less than one
 _LOOK_SECS = 0.1
+LOOK_AGAIN_SECS = 5.0  # for machines, when those that are left have no room
 
 
 class RayWorkers:
@@ -88,8 +89,8 @@ class RayWorkers:
 
     def train(self, task: Task, folder: JobFolder) -> None:
         """Trains one model, from its newest checkpoint if there is one, and leaves the results in `folder`; with fewer
-        of a range of workers when a machine was lost for good. Waits while other jobs hold what it needs, and says so.
-        """
+        of a range of workers when a machine was lost for good, and when there is room again if all of them were. Waits
+        while other jobs hold what it needs, and says so."""
         if held := _held_by_others(task.resources):
             print(
                 f"job {folder.name} waits for {held} that other jobs hold; --devices-per-worker and --cpus-per-worker"
@@ -97,7 +98,7 @@ class RayWorkers:
                 flush=True,
             )
         while not train_in_workers(task, folder, self._address == "local"):
-            task = dataclasses.replace(task, resources=self.resources(from_dict(task.config)))
+            task = dataclasses.replace(task, resources=_room_left(from_dict(task.config), task.resources))
 
 
 def _held_by_others(resources: Resources) -> str:
@@ -155,6 +156,28 @@ def _prepare_once(resources: Resources, deterministic: bool) -> None:
         raise Refused(str(error)) from None
     except RuntimeError:  # TensorFlow has run something already: its devices stay what they are
         pass
+
+
+def _room_left(config: Config, before: Resources) -> Resources:
+    """What each worker is to get on the machines that are left, as soon as they have room: devices as before, since
+    training on CPUs what began on GPUs would take days."""
+    import ray
+
+    config = dataclasses.replace(config, cluster=dataclasses.replace(config.cluster, devices_per_worker=before.devices))
+    was_said = False
+    while True:
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        if before.gpus:
+            nodes = [node for node in nodes if node.get("GPU")]
+        else:
+            nodes = [{"CPU": node.get("CPU", 0)} for node in nodes]
+        try:
+            return _planned(config, nodes)
+        except Refused as refused:
+            if not was_said:
+                print(f"waiting for machines, of which too few are left: {refused}", flush=True)
+            was_said = True
+        time.sleep(LOOK_AGAIN_SECS)
 
 
 def _planned(config: Config, nodes: list[dict[str, float]]) -> Resources:

@@ -9,6 +9,7 @@ import contextlib
 import fcntl
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from trainers.home import jobs_dir
 from trainers.models.families import FAMILIES
 from trainers.models.family import Family
 
-CONFIG, RESULT, LOCK = "config.json", "result.json", ".lock"
+CONFIG, RESULT, LOCK, MARK = "config.json", "result.json", ".lock", ".mark"
 
 
 class JobFolder:
@@ -56,6 +57,18 @@ class JobFolder:
                     "Wait for it, or take another --name."
                 ) from None
             yield
+
+    @contextlib.contextmanager
+    def marked(self) -> Iterator[tuple[str, str]]:
+        """(file, text): a file in the folder with a text like no other, by which a process on another machine can tell
+        whether it sees this folder or one of its own."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        file, text = self.path / MARK, secrets.token_hex(16)
+        file.write_text(text)
+        try:
+            yield str(file), text
+        finally:
+            file.unlink(missing_ok=True)
 
     def begin(self, config: Config, fingerprint: str) -> dict[str, Any] | None:
         """Notes what the job is told, or compares with what it was told before.

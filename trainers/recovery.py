@@ -1,10 +1,11 @@
 """Training in Ray Train's workers, which may die: the job goes on from its newest checkpoint.
 
 A worker that dies, or loses its machine, takes the others with it; Ray Train starts all of them again, `max_failures`
-times. When a machine is gone for good, a job with a range of workers goes on with fewer. The driver may die too: the
-same command with the same --name goes on.
+times. When a machine is gone for good, a job with a range of workers goes on with fewer, and any job waits while too
+few are left. The driver may die too: the same command with the same --name goes on.
 """
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,10 @@ from trainers.worker import HISTORY, MODEL, PREDICTIONS, Task, train
 
 CHECKPOINTS_KEPT = 2  # the newest ones; each holds the weights of the best epoch as well
 INCURABLE = (CannotTrain, CorruptRecord)  # what would happen again in the same way
+
+# What Ray Train, of its own accord, tries again: no room for the workers, or one that died, as with its machine, before
+# it trained.
+FAILED_STARTS = ("WorkerGroupStartupTimeoutError", "WorkerGroupStartupFailedError")
 
 
 def train_in_workers(task: Task, folder: JobFolder, is_local: bool) -> bool:
@@ -41,12 +46,14 @@ def train_in_workers(task: Task, folder: JobFolder, is_local: bool) -> bool:
     # How often Ray Train tries again to find room for the workers; -1: for ever.
     failures = {"max_failures": cluster.max_failures, "controller_failure_limit": 0 if is_elastic else -1}
     try:
-        result = _trainer(task, folder.name, is_local, failures).fit()
+        with folder.marked() as mark:
+            marked = dataclasses.replace(task, folder_mark=mark)
+            result = _trainer(marked, folder.name, is_local, failures).fit()
     except TrainingFailedError as error:
         reason = getattr(error, "controller_failure", None)
         if isinstance(reason, INCURABLE):
             raise Refused(str(reason)) from None
-        if is_elastic and type(reason).__name__ == "WorkerGroupStartupTimeoutError":
+        if is_elastic and type(reason).__name__ in FAILED_STARTS:
             return False
         raise
     with result.checkpoint.as_directory() as directory:

@@ -8,6 +8,7 @@ import logging
 import platform
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import pyarrow.compute as pc
@@ -33,6 +34,7 @@ class Task:
     run_id: str = ""  # of MLflow; empty: nothing is logged
     tracking_uri: str = ""
     pixels_directory: str = ""  # where --pixel-cache disk keeps decoded images
+    folder_mark: tuple[str, str] = ("", "")  # JobFolder.marked; nothing in the driver's own process
 
 
 def selected(dataset: Dataset, config: Config) -> dict[str, Records]:
@@ -85,6 +87,7 @@ def train(settings: dict[str, Task]) -> None:
         there alone.
     """
     task = settings["task"]
+    _check_home(task.folder_mark)
     from trainers.strategy import prepare_process
 
     prepare_process(task.resources, task.config["cluster"]["deterministic"])  # before TensorFlow runs anything
@@ -99,6 +102,16 @@ def train(settings: dict[str, Task]) -> None:
             Training(task, reports).run()
     except Refused as error:  # a SystemExit; the driver was content with the same, so it is this machine that lacks it
         raise CannotTrain(f"on {platform.node()}, where a worker runs: {error}") from None
+
+
+def _check_home(mark: tuple[str, str]) -> None:
+    file, text = mark
+    if file and (not Path(file).is_file() or Path(file).read_text() != text):
+        raise CannotTrain(
+            "all machines of a job must share one REALSHARD_HOME, where its checkpoints and results go. Received: "
+            f"{platform.node()}, where a worker runs, does not see the driver's {Path(file).parent}. Put "
+            "REALSHARD_HOME on a file system that every machine has mounted at the same path."
+        )
 
 
 def _machine_watched(task: Task, machine: int | None) -> AbstractContextManager[None]:
