@@ -152,6 +152,14 @@ def test_the_bottleneck_is_named_with_what_helps(dataset):
     assert "2.10 ms" in sentence
 
 
+def test_a_training_that_waits_for_images_says_so_once(tiny, dataset, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("trainers.feed.WAIT_SHARE", 0.0)
+    training(dataset, told(epochs=2), tmp_path, devices=2).run()
+    said = [line for line in capsys.readouterr().out.splitlines() if "is the bottleneck" in line]
+    assert len(said) == 1
+    assert said[0].startswith("the input is the bottleneck: steps wait for images")
+
+
 def test_history_is_plain_json(tiny, dataset, tmp_path):
     training(dataset, told(epochs=1, precision="mixed_float16", clip_norm=1.0), tmp_path).run()
     (entry,) = json.loads((tmp_path / "latest" / "history.json").read_text())

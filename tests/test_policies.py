@@ -150,6 +150,27 @@ def test_a_block_is_spread_over_its_window():
     assert places.max() > 870
 
 
+@pytest.mark.parametrize(("batch", "workers", "most"), [(128, 1, 1.1), (128, 4, 0.5), (32, 2, 0.75)])
+def test_a_worker_needs_few_of_the_blocks_that_the_others_need(batch, workers, most):
+    order = BlockedOrder(20_000, batch, seed=0)
+    for worker in range(workers):
+        windows = {}  # of each its blocks: what a reader fetches that keeps one window
+        for step in range(20_000 // batch):
+            rows, positions = order.worker_rows(step, worker, workers)
+            for row, position in zip(rows.tolist(), positions.tolist(), strict=True):
+                windows.setdefault(position // order.window_size, set()).add(row // order.block_size)
+        assert sum(len(blocks) for blocks in windows.values()) <= most * 20_000 / order.block_size
+
+
+def test_what_makes_up_a_batch_comes_from_all_over_its_window():
+    """And half of it, as accumulation takes it, is no run of neighbours."""
+    order = BlockedOrder(4096, 128, seed=0)
+    for step in range(order.steps_per_epoch):
+        half = order.worker_rows(step, 0, 2)[0]
+        assert len(set((half // order.block_size).tolist())) >= 16
+        assert np.ptp(half) > 2048
+
+
 def test_blocks_and_plain_order_do_not_share_their_numbers():
     order = BlockedOrder(50, 10, seed=1, block_size=1, window_size=1)
     assert first_positions(order, 50).tolist() == permutation(50, 1, 0).tolist()  # blocks of one row are plain

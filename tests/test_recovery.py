@@ -190,6 +190,21 @@ def test_job_whose_only_worker_died_too_often_goes_on_with_two(jobs, undisturbed
     assert_logged_once(result)
 
 
+def test_a_worker_that_waits_for_its_images_says_so_though_the_first_one_has_them(jobs, undisturbed_pair, data, capfd):
+    (data / "toy" / "slow").write_text("1")
+    try:
+        result = jobs("slow", workers="2", cpus_per_worker=2)
+    finally:
+        (data / "toy" / "slow").unlink()
+    assert_bit_equal(undisturbed_pair, result)
+    history = json.loads((Path(result.directory) / "history.json").read_text())
+    assert max(entry["train/data_wait_share"] for entry in history) > 0.3
+    said = [line for line in capfd.readouterr().out.splitlines() if "is the bottleneck" in line]
+    assert len(said) == 1
+    assert f"on {platform.node()}, where worker 1 runs, the input is the bottleneck" in said[0]
+    assert "slowest is augment" in said[0]
+
+
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_a_damaged_record_ends_a_job_of_two_workers_in_one_sentence(jobs, undisturbed, data, tmp_path, split):
     """Whichever worker reads it, and whatever the other one, left alone by it, says."""

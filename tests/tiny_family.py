@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ import keras
 from trainers.config import Config, ModelConfig
 from trainers.models.family import Family, Phase, train_all_layers
 from trainers.models.layers import stock_dropout
+
+SLOW_SECS = 0.1
 
 
 def build(config: ModelConfig, dropout: Any = None, with_weights: bool = True) -> keras.Model:
@@ -58,12 +61,14 @@ def train(settings: dict[str, Any]) -> None:
     The file `deaths` beside the dataset, if there is one, has a line "RANK STEP" for each death, in the order of the
     steps: the worker of that rank kills itself by SIGKILL after the step, before anything of it is stored. A FIFO
     `hold-EPOCH` there holds the training after that epoch (counted from 0) until somebody who opened it for writing
-    closes it. In the file `builds` there a line "PID fetch" or "PID model" says that ImageNet weights would have been
+    closes it. The file `slow` there names the rank of a worker that takes SLOW_SECS to
+    augment an image. In the file `builds` there a line "PID fetch" or "PID model" says that ImageNet weights would have been
     fetched, ahead of the model or with it.
     """
+    import ray.train
     import tensorflow as tf
 
-    from trainers import reports, worker
+    from trainers import inputs, reports, waiting, worker
     from trainers.checkpoints import load_state
     from trainers.models.families import FAMILIES
 
@@ -104,6 +109,15 @@ def train(settings: dict[str, Any]) -> None:
     def note(line):
         with open(folder / "fetches", "a") as file:
             file.write(f"{line}\n")
+
+    def augment_slowly(*arguments):
+        with tf.control_dependencies([tf.numpy_function(lambda: time.sleep(SLOW_SECS), [], [])]):
+            return augment_uint8(*arguments)
+
+    slow = folder / "slow"
+    if slow.exists() and slow.read_text() == str(ray.train.get_context().get_world_rank()):
+        augment_uint8 = inputs.augment_uint8
+        inputs.augment_uint8 = waiting.augment_uint8 = augment_slowly
 
     FAMILIES["tiny"] = replace(FAMILY, build=build_noted)
     reports.RayReports = DyingReports  # type: ignore[misc]

@@ -43,8 +43,8 @@ def train_steps(
 def step_metrics(calls: Sequence[StepResults]) -> dict[str, float]:
     """What is told of some calls besides loss and accuracy; of none nothing.
 
-    "train/step_seconds" and "train/data_wait_share", the part of that time until the batch was there, both without the
-    first call if there are others, since it compiles; "train/loss_scale", the last, if the loss is scaled.
+    "train/step_seconds" and "train/data_wait_share", the part of that time until this worker's batch was there, both
+    without the first call if there are others, since it compiles; "train/loss_scale", the last, if the loss is scaled.
     """
     if not calls:
         return {}

@@ -1,5 +1,6 @@
 """What a training is fed with: batches for its replicas, from shards or cached pixels, and why it waits for them."""
 
+import platform
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -111,15 +112,26 @@ class Feed:
         share = self._order.global_batch_size // self._resources.workers
         return np.concatenate([self._order.batch(step + k)[0] for k in range(2 + CHUNK_RECORDS // share)])
 
-    def bottleneck(self, wait_share: float) -> str | None:
-        """Said once, when steps wait for images for more than WAIT_SHARE of their time: which stage is slow."""
+    def bottleneck(self, wait_shares: np.ndarray, rank: int) -> str | None:
+        """Said once, by the worker that waits most, when it waits for images for more than WAIT_SHARE of its steps'
+        time: which stage is slow.
+
+        Args:
+          wait_shares: float [replicas], of each replica the share that its worker waited.
+          rank: of this worker.
+        """
+        slowest, wait_share = int(wait_shares.argmax()), float(wait_shares.max())
         if wait_share < WAIT_SHARE or self._knows_bottleneck:
             return None
         self._knows_bottleneck = True
+        if slowest // self._resources.devices != rank:
+            return None
         config = self._config
         source = Source(self._train, self._pixels.get("train"), config.model.image_size, config.model.aspect)
         augment = config.augmentation if config.augmentation.augment else None
-        return bottleneck(wait_share, stage_seconds(source, self._order.batch(0)[0][:32], augment, config.job.seed))
+        seconds = stage_seconds(source, self._order.batch(0)[0][:32], augment, config.job.seed)
+        where = f"on {platform.node()}, where worker {rank} runs, " if self._resources.workers > 1 else ""
+        return where + bottleneck(wait_share, seconds)
 
 
 def _naming_damage(records: Records) -> AbstractContextManager[None]:

@@ -182,7 +182,8 @@ class BlockedOrder(Order):
 
     In each epoch the blocks (rows [0, block_size), [block_size, 2 * block_size), ...) are put in random order; then
     the rows of every `window_size` successive places are shuffled. A reader that keeps a window's blocks reads each
-    block once an epoch; the larger the window, the nearer it comes to plain shuffling.
+    block once an epoch; the larger the window, the nearer it comes to plain shuffling. Each batch begins with the rows
+    of the window's first blocks, so that the first worker seldom needs the last ones.
 
     Attributes:
       block_size: neighbouring rows that are read together, at least 1.
@@ -210,6 +211,8 @@ class BlockedOrder(Order):
         # rows: (blocks, rows in the block), then without those past the end of the last block.
         rows = (blocks[:, None] * self.block_size + np.arange(self.block_size)).ravel()
         rows = rows[rows < self.num_examples]
-        windows = np.arange(self.num_examples) // self.window_size
+        places = np.arange(self.num_examples)
         # The third number sets these keys apart from those of the blocks.
-        return rows[np.lexsort((random_keys(np.arange(self.num_examples), self.seed, epoch, 1), windows))]
+        shuffled = np.lexsort((random_keys(places, self.seed, epoch, 1), places // self.window_size))
+        batches = (epoch * self.num_examples + places) // self.global_batch_size
+        return rows[shuffled[np.lexsort((shuffled, batches))]]

@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from trainers.checks import check_global_batch
 from trainers.config import ClusterConfig
 from trainers.errors import CannotTrain
@@ -208,6 +210,17 @@ def _strategy_of(resources: Resources) -> Any:
         [f"CPU:{index}" for index in range(resources.devices)],
         cross_device_ops=tf.distribute.ReductionToOneDevice(),
     )
+
+
+def of_all_replicas(strategy: Any, value: float) -> np.ndarray:
+    """float32 [replicas]: the number that each one's worker has given, by rank. All workers must call it."""
+    import tensorflow as tf
+
+    @tf.function
+    def gathered(number):
+        return strategy.gather(strategy.run(lambda number: number[None], (number,)), axis=0)
+
+    return gathered(tf.constant(value, tf.float32)).numpy()
 
 
 def describe(resources: Resources, global_batch_size: int) -> str:

@@ -247,8 +247,12 @@ class Training:
             norms = np.array(taken.norms)[np.isfinite(taken.norms)]  # in float16 steps that overflow are skipped
             entry |= {"train/gradient_norm": float(norms.mean())} if len(norms) else {}
         entry |= step_metrics(calls)
-        if sentence := self._feed.bottleneck(entry.get("train/data_wait_share", 0.0)):
-            self._log(sentence)
+        if calls:
+            # While one worker waits for its images, the others wait for it and have theirs.
+            shares = strategy.of_all_replicas(self._strategy, entry["train/data_wait_share"])
+            entry["train/data_wait_share"] = float(shares.max())
+            if sentence := self._feed.bottleneck(shares, self._reports.rank):
+                print(sentence, flush=True)
         return entry
 
     def _next_call(self, some_steps: Iterator[StepResults]) -> StepResults | None:
