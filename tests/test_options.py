@@ -167,6 +167,25 @@ def test_history_is_plain_json(tiny, dataset, tmp_path):
     assert 0 <= entry["train/data_wait_share"] <= 1
 
 
+def test_scaling_of_the_loss_resumes_where_it_was(tiny, dataset, tmp_path, monkeypatch):
+    """The scale doubles after so many steps without overflow that a resumed training must know how many there were."""
+
+    class Growing(keras.optimizers.LossScaleOptimizer):
+        def __init__(self, inner):
+            super().__init__(inner, initial_scale=4.0, dynamic_growth_steps=5)
+
+    monkeypatch.setattr(keras.optimizers, "LossScaleOptimizer", Growing)
+    options = told(epochs=2, precision="mixed_float16", checkpoint_steps=3, accumulate=2)
+    training(dataset, options, tmp_path / "whole").run()
+    scales = [entry["train/loss_scale"] for entry in outcome(tmp_path / "whole")[1]]
+    assert scales == [8.0, 32.0]  # after 8 and after 16 steps
+    for StopsAfter.left in (1, 1):  # after 3 steps, and after 6
+        with pytest.raises(Interrupted):
+            training(dataset, options, tmp_path / "resumed", reports=StopsAfter).run()
+    training(dataset, options, tmp_path / "resumed").run()
+    assert same(tmp_path / "whole", tmp_path / "resumed")
+
+
 def test_compiled_training_is_the_same_but_for_dropout_and_moves_the_averages_of_batch_norm(
     tiny, dataset, tmp_path, monkeypatch
 ):

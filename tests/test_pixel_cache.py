@@ -7,8 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import tensorflow as tf
+from odd_images import ODD
 from small_dataset import write_dataset
 
+from tfds_builders.records.header import inspect
 from tfds_builders.records.pixels import load_pixels
 from trainers import pixel_cache
 from trainers.config import AugmentConfig
@@ -48,6 +50,25 @@ def test_the_cache_holds_the_pixels_of_the_images(tmp_path, records, budget):
     for image, data in zip(cache.images(rows), RecordReader(records).images(rows), strict=True):
         assert np.array_equal(image, load_pixels(data, SIZE))
     assert (tmp_path / "cache").exists() == (budget == ON_DISK)
+
+
+def test_odd_images_are_cached_as_they_are_read(tmp_path):
+    """Turned by EXIF, CMYK, BMP, palettes, 16 bits: whatever a dataset may hold as it was found."""
+    odd = [make() for make in ODD.values()]
+    files = [file for file in odd if inspect(file.data).format in ("JPEG", "PNG", "BMP") and "huge" not in file.name]
+    assert {flag for file in files for flag in file.flags} >= {"cmyk", "palette", "sixteen_bit"}
+    assert any(inspect(file.data).orientation > 4 for file in files)
+    records = load(write_dataset(tmp_path, len(files), images=[file.data for file in files])).select("train")
+    cache = open_at(tmp_path / "cache", records)
+    rows = np.arange(len(files))
+    for file, cached, image in zip(files, cache.images(rows), RecordReader(records).images(rows), strict=True):
+        assert np.array_equal(cached, load_pixels(file.data, SIZE)), file.name
+        assert np.array_equal(cached, load_pixels(image, SIZE)), file.name
+    decoded, kept = (
+        batches_of(evaluation_batches(records, image_size=SIZE, batch_size=8, pixels=pixels))
+        for pixels in (None, cache)
+    )
+    assert all(np.array_equal(a["image"], b["image"]) for a, b in zip(decoded, kept, strict=True))
 
 
 @pytest.mark.parametrize("augment", [None, AugmentConfig()])

@@ -150,14 +150,28 @@ def test_half_precision_computes_in_half_and_keeps_whole_weights(two_devices, de
     assert metrics.get("train/loss_scale") == (2.0**15 if precision == "mixed_float16" else None)
 
 
+@pytest.mark.parametrize("accumulate", [1, 2])
 @pytest.mark.parametrize("devices", [1, 2])
-def test_a_step_that_overflows_on_one_replica_is_skipped_on_all(two_devices, devices):
+def test_a_step_that_overflows_on_one_replica_is_skipped_on_all(two_devices, devices, accumulate):
     labels = np.zeros((STEPS, BATCH), np.float32)
-    labels[:, -1] = 1  # on the last replica
-    heavy = StepOptions(class_weights=(1.0, 1e9))
+    labels[:, -1] = 1  # on the last replica, in its last part
+    heavy = StepOptions(accumulate=accumulate, class_weights=(1.0, 1e9))
     trained = Trained(devices, heavy, labels, precision="mixed_float16")
     assert all(np.array_equal(a, b) for a, b in zip(trained.model.get_weights(), trained.before, strict=True))
     assert trained.calls[-1].loss_scale == 2.0 ** (15 - STEPS)
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_of_parts_that_overflow_nothing_is_left_for_the_next_step(two_devices, devices):
+    labels = np.zeros((STEPS, BATCH), np.float32)
+    labels[0, 0] = 1  # on the first replica, in its first part
+    whole, parts = (
+        Trained(devices, StepOptions(accumulate=number, class_weights=(1.0, 1e9)), labels, precision="mixed_float16")
+        for number in (1, 2)
+    )
+    assert parts.calls[-1].loss_scale == whole.calls[-1].loss_scale == 2.0**14
+    assert_close(parts.model.get_weights(), whole.model.get_weights(), 5e-3)
+    assert any(np.abs(a - b).max() > 0.01 for a, b in zip(parts.model.get_weights(), parts.before, strict=True))
 
 
 def test_balanced_class_weights_are_those_of_scikit_learn():

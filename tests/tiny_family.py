@@ -14,7 +14,7 @@ from trainers.config import Config, ModelConfig
 from trainers.models.family import Family, Phase, train_all_layers
 from trainers.models.layers import stock_dropout
 
-SLOW_SECS = 0.1
+SLOW_SECS = 0.05
 
 
 def build(config: ModelConfig, dropout: Any = None, with_weights: bool = True) -> keras.Model:
@@ -62,8 +62,8 @@ def train(settings: dict[str, Any]) -> None:
     steps: the worker of that rank kills itself by SIGKILL after the step, before anything of it is stored. A FIFO
     `hold-EPOCH` there holds the training after that epoch (counted from 0) until somebody who opened it for writing
     closes it. The file `slow` there names the rank of a worker that takes SLOW_SECS to
-    augment an image. In the file `builds` there a line "PID fetch" or "PID model" says that ImageNet weights would have been
-    fetched, ahead of the model or with it.
+    augment an image. In the file `builds` there a line "PID fetch" or "PID model" says that ImageNet weights would
+    have been fetched, ahead of the model or with it.
     """
     import ray.train
     import tensorflow as tf

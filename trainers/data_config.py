@@ -33,8 +33,8 @@ class DataConfig:
     test_split: str = "test"  # What is reported.
     split_scheme: str = ""  # Another division into splits that the manifest holds, for example `published`.
     # Which images make up a batch: `plain` shuffles them all, `balanced` draws as many real as fake, `blocked` shuffles
-    # runs of neighbours, for datasets at a URL: one worker fetches each image once an epoch, several have some in common
-    # (of 4 with batches of 128, each fetches half the dataset).
+    # runs of neighbours, for datasets at a URL: one worker fetches each image once an epoch; of several each fetches
+    # more than its share (of 4 with batches of 128, nearly half of the dataset).
     order: str = "plain"
     # Where decoded training and validation images are kept, if at all: `none`, `memory`, or `disk`, where a later job
     # finds them again. For images that decode too slowly.
