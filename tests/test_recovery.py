@@ -5,7 +5,6 @@ import json
 import os
 import platform
 import random
-import re
 import shutil
 import subprocess
 import sys
@@ -144,17 +143,17 @@ def test_two_workers_give_what_one_gives(undisturbed, undisturbed_pair):
 
 def test_two_workers_give_what_two_devices_give_with_every_option(jobs):
     """Of as many replicas: a batch normalisation that is trained sees the parts of accumulation one by one."""
-    options = {"order": "balanced", "optimiser": EVERY_OPTION | {"head_epochs": 1}}
-    devices = jobs("every-devices", devices_per_worker=2, **options)
-    workers = jobs("every-workers", workers="2", **options)
+    options = EVERY_OPTION | {"head_epochs": 1, "clip_norm": 0.05}
+    devices = jobs("every-devices", devices_per_worker=2, optimiser=options)
+    workers = jobs("every-workers", workers="2", optimiser=options)
     assert_close(devices, workers)
-    assert all(entry["train/gradient_norm"] > EVERY_OPTION["clip_norm"] for entry in outcome(workers)[1])
+    assert all(entry["train/gradient_norm"] > options["clip_norm"] for entry in outcome(workers)[1])
 
 
 def test_two_workers_scale_a_loss_in_half_precision_as_two_devices_do(jobs):
     options = {"epochs": 1, "precision": "mixed_float16", "clip_norm": 0.1, "accumulate": 2}
-    devices = jobs("half-devices", devices_per_worker=2, optimiser=options)
-    workers = jobs("half-workers", workers="2", optimiser=options)
+    devices = jobs("half-devices", devices_per_worker=2, order="balanced", optimiser=options)
+    workers = jobs("half-workers", workers="2", order="balanced", optimiser=options)
     (expected,), (found,) = outcome(devices)[1], outcome(workers)[1]
     assert found["train/loss_scale"] == expected["train/loss_scale"] == 2.0**15
     assert found["train/gradient_norm"] == pytest.approx(expected["train/gradient_norm"], rel=0.05)
@@ -301,83 +300,3 @@ def test_job_that_loses_a_machine_goes_on_with_fewer_workers(undisturbed, jobs, 
     assert "1 replica(s)" in done.stdout
     shrunk = dataclasses.replace(undisturbed, name="shrunk", directory=done.stdout.split()[-1])
     assert_close(undisturbed, shrunk)
-
-
-# The only machine that trains is taken away, with notice (drained, as clouds announce it) or without; later, when Ray
-# Train has looked for room in vain, another comes.
-REPLACES_A_MACHINE = """
-import json, os, sys, threading, time
-import ray
-from ray.cluster_utils import Cluster
-from ray.core.generated import autoscaler_pb2
-from ray.util import placement_group_table
-from tests import tiny_family
-from trainers import job, recovery
-from trainers.config import from_dict
-from trainers.home import ray_dir
-from trainers.models.families import FAMILIES
-
-FAMILIES["tiny"], recovery.train = tiny_family.FAMILY, tiny_family.train
-config, hold = from_dict(json.loads(sys.argv[1])), sys.argv[2]
-cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-first = cluster.add_node(num_cpus=1)
-os.environ["RAY_ADDRESS"] = cluster.address
-ray.init(address=cluster.address)
-
-def until(condition):
-    while not condition():
-        time.sleep(0.05)
-
-def checkpoints(number):
-    return lambda: len(list((ray_dir() / config.job.name).glob("checkpoint_*/state.json"))) >= number
-
-def replace():
-    if hold:
-        with open(hold, "w"):  # once the training is held after its first epoch
-            reason = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
-            deadline = int(time.time() + 600) * 1000
-            client = ray._raylet.GcsClient(address=cluster.address)
-            print("drained", client.drain_node(first.node_id, reason, "", deadline)[0], flush=True)
-        until(checkpoints(2))
-    else:
-        until(checkpoints(1))
-    cluster.remove_node(first, allow_graceful=False)
-    tried = len(placement_group_table())
-    until(lambda: len(placement_group_table()) >= tried + 2)
-    cluster.add_node(num_cpus=1)
-
-threading.Thread(target=replace, daemon=True).start()
-print(job.run(config).directory)
-ray.shutdown()
-cluster.shutdown()
-"""
-
-
-@pytest.mark.parametrize("notice", [False, True])
-def test_job_whose_only_machine_is_taken_away_goes_on_when_there_is_another(
-    undisturbed, jobs, data, repository, notice
-):
-    name = "drained" if notice else "taken"
-    config = json.loads((Path(undisturbed.directory) / "config.json").read_text())["config"]
-    config["job"]["name"] = name
-    config["cluster"] |= {"max_failures": 0 if notice else 1}  # Ray counts announced losses apart
-    hold, slow = data / "toy" / "hold-0", data / "toy" / "slow"
-    if notice:
-        os.mkfifo(hold)
-        slow.write_text("0")  # time to hear of it within an epoch
-    environment = os.environ | {
-        "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "2",
-        "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "0.1",
-        "PYTHONPATH": str(repository),
-    }
-    command = [sys.executable, "-c", REPLACES_A_MACHINE, json.dumps(config), str(hold) if notice else ""]
-    try:
-        done = subprocess.run(command, env=environment, cwd=repository, capture_output=True, text=True, timeout=400)
-    finally:
-        for file in (hold, slow):
-            file.unlink(missing_ok=True)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    (step,) = re.findall(r"resumed after epoch \d, step (\d+)", done.stdout)
-    if notice:
-        assert int(step) % STEPS_PER_EPOCH  # there was a checkpoint for this alone
-    assert_bit_equal(undisturbed, dataclasses.replace(undisturbed, name=name, directory=done.stdout.split()[-1]))
