@@ -9,7 +9,6 @@ import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -20,6 +19,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from cluster.ports import pick_free_port
 
 _LIMIT_SECS = 120
 
@@ -88,8 +89,7 @@ class MlflowServer:
     """An MLflow server on a free port of 127.0.0.1, the same one after each start."""
 
     def __init__(self, store_uri: str, folder: Path):
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
+        port = pick_free_port()
         self.uri = f"http://127.0.0.1:{port}"
         self.artifacts = folder / "artifacts"
         self._log = folder / "mlflow.log"
