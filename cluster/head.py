@@ -36,6 +36,9 @@ ROOT = Path(__file__).resolve().parents[1]
 START_SECS = 120  # importing Ray and starting its processes takes 5-10 s on two idle cores
 STOP_SECS = 5  # without jobs Ray ends in 2 s; with one it waits for processes that ignore being asked
 _READY = "Ray runtime started."  # what `ray start` says once Ray takes work
+# Both answer once jobs are taken: the job server, and the node's agent, which starts them and comes seconds later. The
+# second lists its log files (none has this name), which the dashboard has to ask the agent for.
+_ANSWERING = ("/api/jobs/", f"/api/v0/logs?node_ip={LOOPBACK}&glob=none")
 MARK = "REALSHARD_RAY_HEAD"  # environment variable
 
 
@@ -166,21 +169,21 @@ def _write(head: Head) -> None:
 
 
 def _wait_until_ready(head: Head, child: subprocess.Popen) -> None:
-    """Waits until Ray is up and its job server answers; raises Refused when Ray ends or takes too long."""
+    """Waits until Ray is up and starts jobs; raises Refused when Ray ends or takes too long."""
     deadline = time.monotonic() + START_SECS
     while time.monotonic() < deadline:
         log = Path(head.log).read_text(errors="replace")
         if child.poll() is not None:
             raise Refused(f"Ray did not start, see {head.log}; it says: {_last_error(log)}")
-        if _READY in log and _answers(head.dashboard):
+        if _READY in log and all(_answers(head.dashboard + path) for path in _ANSWERING):
             return
         time.sleep(0.25)
-    raise Refused(f"Ray's job server at {head.dashboard} did not answer within {START_SECS} s: see {head.log}")
+    raise Refused(f"Ray at {head.dashboard} did not take jobs within {START_SECS} s: see {head.log}")
 
 
-def _answers(dashboard: str) -> bool:
+def _answers(url: str) -> bool:
     try:
-        with urllib.request.urlopen(f"{dashboard}/api/jobs/", timeout=5) as answer:
+        with urllib.request.urlopen(url, timeout=5) as answer:
             return answer.status == 200
     except OSError:  # urllib's errors are OSErrors
         return False
