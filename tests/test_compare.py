@@ -2,10 +2,14 @@
 
 import csv
 import re
+import threading
+import time
 from dataclasses import replace
 
+import psutil
 import pytest
 
+from tests.processes import descendants
 from tests.small_dataset import write_dataset
 from tfds_builders.records.errors import Refused
 from trainers import compare, compare_table, tracking
@@ -87,6 +91,27 @@ def test_a_refused_training_ends_the_comparison(tmp_path, realshard_home):
     assert "RUNNING" not in {run.info.status for run in runs}
     with pytest.raises(Refused, match="--at-once must be 1 to"):
         compare.compare(budgets, dataset, tmp_path / "out", at_once=10_000)
+
+
+def test_a_training_whose_process_is_killed_ends_the_comparison(tmp_path, realshard_home):
+    write_dataset(tmp_path, {"train": 24, "validation": 9, "test": 11}, name="ai_vs_human")
+    dataset = load(tmp_path / "ai_vs_human" / "1.0.0")
+    client, experiment = tracking.client_of(), tracking.experiment(EXPERIMENT)
+
+    def statuses() -> list[str]:
+        return [run.info.status for run in client.search_runs([experiment]) if tracking.PARENT_TAG in run.data.tags]
+
+    def kill() -> None:
+        while statuses() != ["RUNNING"]:
+            time.sleep(0.1)
+        (process,) = descendants(psutil.Process(), "multiprocessing.spawn")
+        process.kill()
+
+    threading.Thread(target=kill, daemon=True).start()
+    budgets = {("cnn", "v2"): replace(TINY, epochs=5000, seeds=(0,))}
+    with pytest.raises(Refused, match="must not be killed"):
+        compare.compare(budgets, dataset, tmp_path / "out", at_once=1)
+    assert statuses() == ["KILLED"]
 
 
 def test_models_that_are_not_there_are_refused():

@@ -4,7 +4,6 @@ import dataclasses
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
 
+from cluster.ports import pick_free_port
 from tests.small_dataset import write_dataset
 from tfds_builders.records.errors import Refused
 from trainers import evaluate, job, job_result, lineage, tracking
@@ -235,6 +235,19 @@ def test_failure_in_a_worker_is_one_sentence_and_leaves_no_result(ray_session, d
     assert run.info.status == "FAILED"
 
 
+def test_an_interrupt_while_its_run_is_opened_ends_the_run(data, realshard_home, monkeypatch):
+    client = tracking.client_of()
+
+    def interrupted(*_, **__) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(type(client), "log_batch", interrupted)  # of the params: the run has been made
+    with pytest.raises(KeyboardInterrupt):
+        job.run(small(data), here=True)
+    (run,) = client.search_runs([client.get_experiment_by_name("realshard").experiment_id])
+    assert run.info.status == "KILLED"
+
+
 def test_a_damaged_record_ends_the_job_in_one_sentence(ray_session, realshard_home, tmp_path):
     directory = write_dataset(tmp_path, {"train": 24, "validation": 9, "test": 11})
     shard = directory / "toy-train.tfrecord-00000-of-00002"
@@ -316,15 +329,9 @@ def test_bad_input_is_refused(changes, says, data, realshard_home):
     assert not (realshard_home / "jobs").exists()
 
 
-@pytest.fixture
-def closed_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
 @pytest.mark.parametrize("variable", ["RAY_ADDRESS", "MLFLOW_TRACKING_URI"])
-def test_servers_that_do_not_answer_are_refused(variable, closed_port, data, realshard_home, monkeypatch):
+def test_servers_that_do_not_answer_are_refused(variable, data, realshard_home, monkeypatch):
+    closed_port = pick_free_port()
     scheme = "http://" if variable.startswith("MLFLOW") else ""
     monkeypatch.setenv(variable, f"{scheme}127.0.0.1:{closed_port}")
     with pytest.raises(Refused, match=f"127.0.0.1:{closed_port}"):

@@ -258,9 +258,20 @@ def test_a_run_that_takes_no_metrics_is_not_called_complete(experiment_id):
 @pytest.mark.parametrize(("error", "status"), [(ValueError, "FAILED"), (KeyboardInterrupt, "KILLED")])
 def test_a_job_that_ends_badly_says_so_in_its_run(experiment_id, error, status):
     run_id = tracking.open_run(experiment_id, f"job-{error.__name__}", {}, {})
-    with pytest.raises(error), ending_badly(RunLogger(run_id), "the command"):
+    with pytest.raises(error), ending_badly(RunLogger(run_id).finish, "the command"):
         raise error
     assert tracking.client_of().get_run(run_id).info.status == status
+
+
+@pytest.mark.parametrize("before", ["RUNNING", "FINISHED", "FAILED"])
+def test_the_run_of_a_job_that_was_killed_is_ended_and_no_other(experiment_id, before):
+    name = f"job-killed-{before}"
+    tracking.end_run(experiment_id, name, "KILLED")  # it has none
+    run_id = tracking.open_run(experiment_id, name, {}, {})
+    client = tracking.client_of()
+    client.update_run(run_id, status=before)
+    tracking.end_run(experiment_id, name, "KILLED")
+    assert client.get_run(run_id).info.status == {"RUNNING": "KILLED"}.get(before, before)
 
 
 def test_a_server_that_stops_answering_is_one_sentence(monkeypatch, closed_port):
@@ -269,7 +280,7 @@ def test_a_server_that_stops_answering_is_one_sentence(monkeypatch, closed_port)
     logger = RunLogger("0" * 32)
     with (
         pytest.raises(Refused, match="with --name job-7 goes on"),
-        ending_badly(logger, "the same command with --name job-7"),
+        ending_badly(logger.finish, "the same command with --name job-7"),
     ):
         logger.ensure_complete({0: {"train/loss": 0.5}})
 

@@ -56,8 +56,9 @@ def compare(budgets: Mapping[Name, Budget], dataset: Dataset, directory: Path, a
       The rows of the table.
     """
     directory.mkdir(parents=True, exist_ok=True)
+    experiment = tracking.experiment(EXPERIMENT)
     parent = tracking.open_run(
-        tracking.experiment(EXPERIMENT),
+        experiment,
         f"compare-{dataset.fingerprint[:12]}",
         {"dataset": dataset.title},
         {"realshard.fingerprint": dataset.fingerprint},
@@ -75,7 +76,13 @@ def compare(budgets: Mapping[Name, Budget], dataset: Dataset, directory: Path, a
     trained: dict[Name, dict[int, Trained]] = {name: {} for name in budgets}
     found: dict[Name, Compared] = {}
     ended = train(trainings, dataset.fingerprint, parent, directory / "logs", at_once)
-    with ending_badly(logger, "the same command"), contextlib.closing(ended):
+
+    def finish(status: str) -> None:
+        for training in trainings:  # a process that was killed could not
+            tracking.end_run(experiment, training.job_name(dataset.fingerprint), "KILLED")
+        logger.finish(status)
+
+    with ending_badly(finish, "the same command"), contextlib.closing(ended):
         for number, (training, gave) in enumerate(ended, 1):
             print(f"{number}/{len(trainings)}  {training.title}: {_told(gave)}", flush=True)
             name, budget = training.name, budgets[training.name]

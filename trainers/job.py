@@ -89,8 +89,9 @@ def _train(job: Job, uri: str, engine: RayWorkers | ThisProcess, further_tags: M
         }
         experiment = tracking.experiment(config.job.experiment)
         reopen = (folder.path / HISTORY).exists()  # its run may have finished, and the job been ended before its result
-        run_id = tracking.open_run(experiment, folder.name, flatten(config), tags, reopen=reopen)
-        with ending_badly(RunLogger(run_id, uri), _again(job)):
+        # By its name: MLflow may have made the run, and we not yet know its id.
+        with ending_badly(lambda status: tracking.end_run(experiment, folder.name, status), _again(job)):
+            run_id = tracking.open_run(experiment, folder.name, flatten(config), tags, reopen=reopen)
             sources = tuple(str(source) for source in dataset.sources)
             for split, part in job.records.items():
                 profile = {"records": len(part), "fake": int(part.labels.sum())}
@@ -107,7 +108,7 @@ def _closed(job: Job, run_id: str, uri: str, secs: float) -> JobResult:
     from trainers.closing import close  # a second of imports, which checks and training do without
 
     logger = RunLogger(run_id, uri)
-    with ending_badly(logger, _again(job)):
+    with ending_badly(logger.finish, _again(job)):
         return close(job, run_id, logger, secs)
 
 

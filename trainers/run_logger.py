@@ -13,7 +13,7 @@ lost all the same, with a worker that was killed or because the outage was longe
 import contextlib
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -192,11 +192,11 @@ def _known(metrics: Mapping[str, float | None]) -> dict[str, float]:
 
 
 @contextlib.contextmanager
-def ending_badly(logger: RunLogger, again: str) -> Iterator[None]:
+def ending_badly(finish: Callable[[str], None], again: str) -> Iterator[None]:
     """What goes wrong inside ends the run as KILLED (Ctrl-C) or FAILED, where MLflow can still be told.
 
     Args:
-      logger: of the run.
+      finish: ends the run with the status that it is given.
       again: the command that goes on with it, for the message.
 
     Raises:
@@ -209,7 +209,7 @@ def ending_badly(logger: RunLogger, again: str) -> Iterator[None]:
     except BaseException as error:
         with contextlib.suppress(Refused, mlflow.exceptions.MlflowException):
             ensure_reachable(uri)  # MLflow itself would try for minutes
-            logger.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+            finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
         if isinstance(error, mlflow.exceptions.MlflowException):
             raise Refused(
                 f"MLflow at {without_password(uri)} must take the results of the job ({str(error).splitlines()[0]}). "

@@ -88,7 +88,7 @@ def run(config: Config, plan: SearchConfig, program: str) -> SearchResult:
         told = flatten(config) | dataclasses.asdict(plan)
         run_id = tracking.open_run(tracking.experiment(config.job.experiment), name, told, {}, reopen=True)
         logger = RunLogger(run_id)
-        with ending_badly(logger, f"the same command with --name {name}"):
+        with ending_badly(logger.finish, f"the same command with --name {name}"):
             settings = draw(space, plan.search_trials, config.job.seed)
             trials = _ranked(_try(config, plan, settings, name, run_id), plan.search_by)
             if trials[0].score is None:

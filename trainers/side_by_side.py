@@ -56,6 +56,11 @@ class Training:
         """For people."""
         return f"{self.family} {self.variant}, seed {self.seed}"
 
+    def job_name(self, fingerprint: str) -> str:
+        """The same for the same training on the same dataset, so that it is found again."""
+        key = hashlib.sha256(json.dumps([to_dict(self.config), fingerprint]).encode()).hexdigest()[:8]
+        return f"compare-{self.family}-{self.variant}-{self.seed}-{key}"
+
 
 @dataclass(frozen=True)
 class Trained:
@@ -83,7 +88,8 @@ def train(
       Each training and what it gave, in the order in which they end.
 
     Raises, after interrupting the trainings that go on:
-      Refused: by a job; more at once than there are cores or GPUs; a job's process was killed.
+      Refused: by a job; more at once than there are cores or GPUs; a job's process was killed. The run of a training
+        whose process was killed, or did not end in time, is still RUNNING then.
     """
     cores, gpus = sorted(os.sched_getaffinity(0)), _gpus()
     most = min(len(cores), len(gpus) or len(cores))
@@ -173,8 +179,7 @@ def _train(training: Training, fingerprint: str, parent: str, logs: Path) -> Tra
         raise KeyboardInterrupt
     print(f"{training.title} ...", flush=True)
     config = training.config
-    key = hashlib.sha256(json.dumps([to_dict(config), fingerprint]).encode()).hexdigest()[:8]
-    name = f"compare-{training.family}-{training.variant}-{training.seed}-{key}"
+    name = training.job_name(fingerprint)
     with redirected(_log_of(training, logs), STDOUT, STDERR), _interruptible():
         try:
             result = run(replace(config, job=replace(config.job, name=name)), parent=parent, here=True)

@@ -122,6 +122,14 @@ def open_run(
     return run.info.run_id
 
 
+def end_run(experiment_id: str, job_name: str, status: str) -> None:
+    """Ends the run of the job `job_name` as FAILED or KILLED, if it has one that is said to go on."""
+    client = client_of()
+    run = _find_run(client, job_name, [experiment_id])
+    if run and run.info.status == "RUNNING":
+        client.set_terminated(run.info.run_id, status)
+
+
 def log_dataset(
     run_id: str, name: str, fingerprint: str, context: str, *, sources: Sequence[str], profile: Mapping
 ) -> None:
