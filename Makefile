@@ -56,7 +56,7 @@ test: $(STAMP)  ## the tests (at most 15 minutes on 2 cores, no network)
 
 test-long: $(STAMP)  ## the slow tests: faults, scale, jobs on a cluster, the page in a browser
 	@.ci/debian-packages
-	@$(RUN) -m pytest -m long $(IN_PARALLEL)
+	@$(RUN) -m pytest -m long $(IN_PARALLEL) --no-loadscope-reorder  # but in the order of tests/conftest.py
 
 lint: $(STAMP)  ## ruff and mypy
 	@$(RUN) -m ruff check .

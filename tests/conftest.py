@@ -15,6 +15,22 @@ _isolation = pytest.StashKey[str]()
 # A caller's settings that would change what the tests see.
 _FOREIGN_PREFIXES = ("REALSHARD_", "MLFLOW_", "RAY_", "TFDS_", "KERAS_")
 
+_LONG_SECS = 1800  # the limit of a long test, with the fixtures that it is the first to use
+# Of the files with long tests those that take minutes, in the order of their durations; the others follow. They are
+# begun in this order with --no-loadscope-reorder.
+_LONGEST_FIRST = (
+    "test_recovery.py",
+    "test_families.py",
+    "test_replicas.py",
+    "test_family_jobs.py",
+    "test_kills.py",
+    "test_search.py",
+    "test_cluster.py",
+    "test_serve_abuse.py",
+    "test_demo.py",
+    "test_restart.py",
+    "test_mlflow_server.py",
+)
 
 # A busy machine is no failure: examples have no time limit. In CI the same ones are drawn every time.
 settings.register_profile(
@@ -39,6 +55,10 @@ def pytest_configure(config: pytest.Config) -> None:
         MLFLOW_DISABLE_TELEMETRY="true",
         TF_CPP_MIN_LOG_LEVEL="3",
         CUDA_VISIBLE_DEVICES="",  # "-1" hides GPUs from TensorFlow, but is one of them for Ray
+        # Git refuses a checkout of another user, as in many containers; what the caller allowed is hidden with HOME.
+        GIT_CONFIG_COUNT="1",
+        GIT_CONFIG_KEY_0="safe.directory",
+        GIT_CONFIG_VALUE_0="*",
         **LOOPBACK_ENVIRONMENT,
     )
 
@@ -46,6 +66,15 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_unconfigure(config: pytest.Config) -> None:
     """Removes the tests' home directory."""
     shutil.rmtree(config.stash[_isolation], ignore_errors=True)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long tests may take long; the longest files begin first, since one begun last leaves the other core idle."""
+    for item in items:
+        if item.get_closest_marker("long"):
+            item.add_marker(pytest.mark.timeout(_LONG_SECS))
+    order = {name: place for place, name in enumerate(_LONGEST_FIRST)}
+    items.sort(key=lambda item: order.get(item.path.name, len(order)))
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

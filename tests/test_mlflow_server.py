@@ -21,7 +21,7 @@ from trainers.history import best_epoch, losses
 from trainers.models.families import FAMILIES
 from trainers.reader import RecordReader
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(400)]
+pytestmark = pytest.mark.long
 
 SPLITS = {"train": 24, "validation": 9, "test": 11}
 NAME = "realshard-far"

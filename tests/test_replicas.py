@@ -151,7 +151,6 @@ def test_fifty_steps_of_cnn_v6_on_two_replicas_are_those_of_one(two_devices, rec
 
 
 @pytest.mark.long
-@pytest.mark.timeout(1200)
 def test_fifty_steps_of_deep_head_on_two_replicas_are_those_of_one(two_devices, records):
     """Of what is trained when ImageNet weights are given: 150 layers are frozen."""
     assert_replicas_train_as_one(deep_head, records, 64, 1e-4)

@@ -11,7 +11,7 @@ from tests.test_options import same, told
 
 @pytest.mark.parametrize(
     ("family", "variant"),
-    [("cnn", "v6"), pytest.param("resnet50", "deep_head", marks=[pytest.mark.long, pytest.mark.timeout(1200)])],
+    [("cnn", "v6"), pytest.param("resnet50", "deep_head", marks=pytest.mark.long)],
 )
 def test_a_published_detector_stopped_after_some_steps_goes_on_bit_for_bit(dataset, tmp_path, family, variant):
     """With its dropout and with augmentation; 8 steps an epoch, the training stops after the third."""
