@@ -14,6 +14,7 @@ import numpy as np
 import psutil
 import pytest
 from PIL import Image
+from processes import descendants
 
 from tfds_builders.ai_vs_human.ai_vs_human_dataset_builder import Builder
 
@@ -86,12 +87,15 @@ def _journal(data_dir: Path) -> tuple[int, int]:
     return done, opened
 
 
-def _wait_until(condition: Callable[[], bool], process: subprocess.Popen, log: Path) -> None:
+def _wait_for_victims(
+    find: Callable[[], list[psutil.Process]], process: subprocess.Popen, log: Path
+) -> list[psutil.Process]:
     deadline = time.monotonic() + _LIMIT_SECS
-    while not condition():
+    while not (victims := find()):
         assert process.poll() is None, f"the build ended before the kill: {log.read_text()[-2000:]}"
         assert time.monotonic() < deadline, log.read_text()[-2000:]
         time.sleep(0.002)
+    return victims
 
 
 def _kill(processes: list[psutil.Process]) -> None:
@@ -100,42 +104,46 @@ def _kill(processes: list[psutil.Process]) -> None:
             process.kill()
 
 
-def _kill_driver(driver: psutil.Process) -> None:
+def _driver(driver: psutil.Process) -> list[psutil.Process]:
     """The driver alone. Its writers notice after a moment, and may still be at work when the next build starts."""
-    _kill([driver])
+    return [driver]
 
 
-def _kill_session(driver: psutil.Process) -> None:
+def _session(driver: psutil.Process) -> list[psutil.Process]:
     """Driver, raylet, control store and workers, all at once."""
-    _kill([*driver.children(recursive=True), driver])
+    return [*driver.children(recursive=True), driver]
 
 
-def _kill_worker(driver: psutil.Process) -> None:
-    """One Ray worker that is writing; the build goes on by itself."""
-    writing = [child for child in driver.children(recursive=True) if "_write_named" in " ".join(child.cmdline())]
-    _kill(writing[:1])
+def _worker(driver: psutil.Process) -> list[psutil.Process]:
+    """One Ray worker that is writing, if there is one; the build goes on by itself."""
+    return descendants(driver, "_write_named")[:1]
 
 
-@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("seed", [0, 1, 2, 3])
 def test_twenty_kills_leave_the_bytes_as_they_are(seed, source, undisturbed, tmp_path):
     """Four builds of 24 shards, five kills each; every kill lands with a finished and an open shard in the journal."""
     log = tmp_path / "log"
     dice = random.Random(seed)
-    kills = [_kill_driver, _kill_driver, _kill_session, _kill_session, _kill_worker]
+    kills = [_driver, _driver, _session, _session, _worker]
     dice.shuffle(kills)
     process = _start(source, tmp_path, log)
     seen, family = 0, []
     for kill in kills:
         wanted = dice.randint(seen + 1, seen + 3)
-        _wait_until(lambda wanted=wanted: _journal(tmp_path)[0] >= wanted and _journal(tmp_path)[1] > 0, process, log)
         driver = psutil.Process(process.pid)
+
+        def find(kill=kill, wanted=wanted, driver=driver) -> list[psutil.Process]:
+            done, opened = _journal(tmp_path)
+            return kill(driver) if done >= wanted and opened else []
+
+        victims = _wait_for_victims(find, process, log)
         family += driver.children(recursive=True)
-        kill(driver)
-        seen, opened = _journal(tmp_path)
+        _kill(victims)
+        seen, _ = _journal(tmp_path)
         assert 0 < seen < _NUM_SHARDS
-        if kill is not _kill_worker:
-            assert opened > 0
+        if kill is _worker:
+            assert psutil.wait_procs(victims, 60)[1] == []
+        else:
             process.wait(60)
             process = _start(source, tmp_path, log)
     assert process.wait(_LIMIT_SECS) == 0, log.read_text()[-3000:]
