@@ -26,7 +26,9 @@ from cluster.uploads import MAX_FILES
 CLOSED = None  # instead of a status: the connection was closed without an answer
 UNREADABLE = {422}
 READ_OR_NOT = {200, 422}
-_SECS = 60.0  # a client waits for an answer
+TAKES_LONG = {"huge, to explain", "bad video"}  # kinds that a slow machine may answer in vain, with one of
+BUSY = {408, 503}
+_SECS = 120.0  # a client waits for an answer; the server says that it is busy long before
 
 Send = Callable[[int], int | None]  # port -> status
 

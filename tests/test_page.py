@@ -12,6 +12,7 @@ import psutil
 import pytest
 import small_model
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+from processes import descendants
 from serving import post_files, served_process
 from tiny_sources import video
 
@@ -147,7 +148,8 @@ def test_a_picture_gets_its_verdict_its_bar_and_the_model_that_gave_it(visit, ad
     live = page.get_by_role("status")
     expect(live).to_have_text(f"a picture.png: {expected['label']}.")
     expect(live).to_have_attribute("aria-live", "polite")
-    assert item.locator("img").evaluate("picture => [picture.naturalWidth, picture.naturalHeight]") == [90, 60]
+    expect(item.locator("img")).to_have_js_property("naturalWidth", 90)
+    expect(item.locator("img")).to_have_js_property("naturalHeight", 60)
     check_contrasts(page)
     dark = page.evaluate("getComputedStyle(document.body).backgroundColor") != "rgb(255, 255, 255)"
     assert dark == (scheme == "dark")
@@ -175,7 +177,8 @@ def test_a_video_is_shown_and_judged_by_its_frames(visit):
     item = answered(page, 1)
     expect(item).to_contain_text("the mean of 16 frames")
     expect(item.get_by_role("button", name="Where?")).to_have_count(0)
-    assert item.locator("video").evaluate("video => [video.videoWidth, video.videoHeight]") == [48, 32]
+    expect(item.locator("video")).to_have_js_property("videoWidth", 48)
+    expect(item.locator("video")).to_have_js_property("videoHeight", 32)
     expect(page.get_by_role("status")).to_have_text(re.compile("^a.mp4: (real|fake).$"))
 
 
@@ -268,7 +271,7 @@ def test_it_listens_on_loopback_and_outlives_the_process_that_serves_the_page(se
     ]
     assert ("127.0.0.1", int(address.rpartition(":")[2])) in listening
     assert {ip for ip, _ in listening} == {"127.0.0.1"}
-    (web,) = (child for child in ours if ":Web" in " ".join(child.cmdline()))
+    (web,) = descendants(psutil.Process(process.pid), ":Web")
     assert web.nice() == psutil.Process(process.pid).nice()
     web.kill()
     web.wait(ANSWER_SECS)
