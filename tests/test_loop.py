@@ -281,20 +281,16 @@ def test_learning_finds_the_trace_and_shuffled_labels_do_not(tiny, tmp_path):
     dataset = write_dataset(tmp_path / "data", {"train": 160, "validation": 40, "test": 400})
     sound = config(epochs=6)
     shuffled = Config(DataConfig(shuffle_labels=True), sound.model, sound.optimiser, job=sound.job)
-    scores = {}
+    losses = {}  # on the test split: cross-entropy
     for name, told in (("sound", sound), ("shuffled", shuffled)):
         training(dataset, told, tmp_path / name).run()
         table = outcome(tmp_path / name)[2]
         test = table.filter(np.array(table["split"].to_pylist()) == "test")
-        scores[name] = auc(np.array(test["label"]), np.array(test["p_fake"]))
-    assert scores["sound"] > 0.9
-    assert abs(scores["shuffled"] - 0.5) < 0.1
-
-
-def auc(labels, scores) -> float:
-    from sklearn.metrics import roc_auc_score
-
-    return float(roc_auc_score(labels, scores))
+        losses[name] = evaluation_metrics(np.array(test["label"]), np.array(test["p_fake"]), "test")["test/loss"]
+    assert losses["sound"] < 0.2
+    # Not the AUC: shuffled labels agree with the true ones a little more or less than half, and a network that has seen
+    # the trace ranks by it, one way or the other. But it cannot be sure: a constant has log 2 = 0.69.
+    assert losses["shuffled"] > 0.5
 
 
 def test_non_finite_loss_stops_and_names_the_step_and_its_images(tiny, dataset, tmp_path):
