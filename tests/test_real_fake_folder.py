@@ -4,6 +4,8 @@ import importlib
 import io
 import json
 import re
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -36,6 +38,19 @@ def test_classes_alone_are_split_by_label(tmp_path):
     built = sources.build(Builder, _folders(tmp_path / "manual", "c", 20, c=CLASSES), tmp_path)
     counts = Counter((row["split"], row["label"]) for row in sources.manifest(built))
     assert counts == {(split, label): {"train": 16}.get(split, 2) for split in SPLITS for label in (0, 1)}
+
+
+def test_the_command_of_the_readme_builds_from_the_root_of_the_repository(repository, tmp_path):
+    (command,) = re.findall(
+        r"^(tfds build \S+) --manual_dir \S+ --data_dir \S+$", (repository / "README.md").read_text(), re.M
+    )
+    manual = _folders(tmp_path / "manual", "c", 10, c=CLASSES)
+    program, *arguments = [*command.split(), "--manual_dir", str(manual), "--data_dir", str(tmp_path / "data")]
+    tfds = Path(sys.executable).with_name(program)
+    done = subprocess.run([tfds, *arguments], cwd=repository, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    built = tmp_path / "data" / "real_fake_folder" / str(Builder.VERSION)
+    assert len(sources.manifest(built)) == sum(len(list(sources.records(built, split))) for split in SPLITS) == 20
 
 
 def test_given_splits_stay(tmp_path, capfd):
