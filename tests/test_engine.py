@@ -50,6 +50,7 @@ def test_a_job_goes_on_with_devices_of_the_kind_that_it_had(monkeypatch, capsys,
     trained, left = [], iter(looks)
     monkeypatch.setattr(engine, "train_in_workers", lambda task, *_: trained.append(task.resources) or len(trained) > 1)
     monkeypatch.setattr(engine, "LOOK_AGAIN_SECS", 0.0)
+    monkeypatch.setattr(ray, "available_resources", lambda: {"CPU": 64, "GPU": 8})  # no other job holds any
     monkeypatch.setattr(
         ray,
         "nodes",

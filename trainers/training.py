@@ -237,17 +237,13 @@ class Training:
             if is_leaving or is_due:
                 self._checkpoint({"step": self._state.step}, self._best, taken, wait=is_leaving)
         self._taken = checkpoints.Taken()
-        entry = {
-            "train/loss": float(np.mean(taken.losses)),
-            "train/accuracy": float(np.mean(taken.accuracies)),
-        }
-        if calls:  # none, if all steps had been taken before a restart
-            entry[SPEED] = progress.images_per_second
+        entry = {"train/loss": float(np.mean(taken.losses)), "train/accuracy": float(np.mean(taken.accuracies))}
         if self._config.optimiser.clip_norm:
             norms = np.array(taken.norms)[np.isfinite(taken.norms)]  # in float16 steps that overflow are skipped
             entry |= {"train/gradient_norm": float(norms.mean())} if len(norms) else {}
         entry |= step_metrics(calls)
-        if calls:
+        if calls:  # none, if all steps had been taken before a restart
+            entry[SPEED] = progress.images_per_second
             # While one worker waits for its images, the others wait for it and have theirs.
             shares = strategy.of_all_replicas(self._strategy, entry["train/data_wait_share"])
             entry["train/data_wait_share"] = float(shares.max())
