@@ -20,6 +20,7 @@ from trainers import evaluate, gate, tracking
 from trainers.dataset import load
 from trainers.decision import Decision
 from trainers.dossier import AUDIT
+from trainers.mixture import ids_apart
 from trainers.reader import RecordReader
 from trainers.registry import load_detector
 
@@ -192,7 +193,7 @@ def test_the_sealed_part_is_what_the_gate_leaves_out_and_no_more(built, many, tm
     assert evaluate.main([*arguments, "--out", str(tmp_path / "all")]) == 0
     assert evaluate.main([*arguments, "--out", str(tmp_path / "sealed"), "--sealed"]) == 0
     whole, part = (pq.read_table(tmp_path / name / "predictions.parquet") for name in ("all", "sealed"))
-    left_out = gate.sealed(whole["group"], whole["id"])
+    left_out = gate.sealed(whole["group"], ids_apart(whole))
     assert 0 < left_out.sum() < len(whole) / 2
     expected = whole.filter(pa.array(left_out))
     assert part.drop_columns("p_fake").equals(expected.drop_columns("p_fake"))

@@ -6,6 +6,7 @@ import pytest
 
 from tfds_builders.records.errors import Refused
 from trainers import gate
+from trainers.mixture import ids_apart
 
 
 def table(p_fake: np.ndarray, labels: np.ndarray, categories=None, groups=None) -> pa.Table:
@@ -117,3 +118,16 @@ def test_other_records_are_refused():
     reals = table(np.full(100, 0.5), np.zeros(100, int))
     with pytest.raises(Refused, match="both classes"):
         gate.judge(reals, reals)
+
+
+def test_the_same_images_are_sealed_in_predictions_of_a_job_and_of_an_evaluation():
+    """Those of a job on two datasets have the dataset's name before each id, those of `evaluate` have not."""
+    strong = table(scores(LABELS, 2, 1), LABELS)
+    strong = strong.set_column(strong.column_names.index("group"), "group", pa.array([""] * len(strong)))
+    datasets = pa.array(["faces", "objects"] * (len(strong) // 2))
+    evaluated = strong.append_column("dataset", datasets)
+    ids = [f"{dataset}/{id}" for dataset, id in zip(datasets.to_pylist(), strong["id"].to_pylist(), strict=True)]
+    of_job = evaluated.set_column(evaluated.column_names.index("id"), "id", pa.array(ids))
+    assert ids_apart(evaluated).to_pylist() == ids_apart(of_job).to_pylist() == ids
+    assert gate.judge(evaluated, evaluated)["sealed"] == gate.judge(of_job, of_job)["sealed"] > 0
+    assert ids_apart(strong).equals(strong["id"])

@@ -90,8 +90,8 @@ def test_job_is_one_finished_run_with_config_metrics_and_artifacts(finished):
     assert (run.data.params["variant"], run.data.params["global_batch_size"]) == ("deep_head", "8")
     assert run.data.metrics["test/auc"] == pytest.approx(finished.metrics["auc"])
     assert len(client.get_metric_history(finished.run_id, "validation/loss")) == 1
-    inputs = {entry.tags[0].value: entry.dataset.digest for entry in run.inputs.dataset_inputs}
-    assert inputs == dict.fromkeys(("train", "validation", "test"), finished.fingerprint[:36])
+    inputs = {entry.tags[0].value: entry.dataset.digest[:12] for entry in run.inputs.dataset_inputs}
+    assert inputs == dict.fromkeys(("train", "validation", "test"), finished.fingerprint[:12])
     artifacts = {file.path for file in client.list_artifacts(finished.run_id)}
     assert {"predictions.parquet", "history.json", "config.json", "figures"} <= artifacts
     assert {"dataset", "dataset_card.md", "model_card.md", "card.json", "card.html"} <= artifacts
@@ -292,10 +292,20 @@ def test_an_interrupted_job_goes_on_with_its_version_when_a_newer_one_is_there(r
     with pytest.raises(KeyboardInterrupt, match=r"toy:1\.0\.0"):
         job.run(on("toy"))
     write_dataset(tmp_path, splits, version="1.1.0", seed=1)
+    for named in ("toy", "toy:1.0.0"):
+        with pytest.raises(KeyboardInterrupt, match=r"toy:1\.0\.0"):
+            job.run(on(named))
     with pytest.raises(Refused, match=r"--dataset toy:1\.0\.0 -> toy:1\.1\.0.*Give it what it had"):
-        job.run(on("toy"))
-    with pytest.raises(KeyboardInterrupt, match=r"toy:1\.0\.0"):
-        job.run(on("toy:1.0.0"))
+        job.run(on("toy:1.1.0"))
+
+
+def test_equal_data_are_the_same_whatever_their_version_is_called(realshard_home):
+    folder, config = JobFolder("renamed"), Config()
+    folder.path.mkdir(parents=True)
+    for name in ("toy", "toy:1.0.0", "toy:1.1.0"):
+        assert folder.begin(dataclasses.replace(config, data=DataConfig(dataset=name)), "a" * 64) is None
+    with pytest.raises(Refused, match=r"--dataset toy -> toy:1\.1\.0"):
+        folder.begin(dataclasses.replace(config, data=DataConfig(dataset="toy:1.1.0")), "b" * 64)
 
 
 # -- refused before anything starts --

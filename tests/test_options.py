@@ -146,7 +146,9 @@ def test_the_bottleneck_is_named_with_what_helps(dataset):
     seconds = stage_seconds(source, np.arange(8), AugmentConfig())
     assert list(seconds) == ["read", "decode", "augment"]
     assert all(value > 0 for value in seconds.values())
-    sentence = bottleneck(0.456, {"read": 0.0001, "decode": 0.0021, "augment": 0.0005})
+    seconds = {"read": 0.0001, "decode": 0.0021, "augment": 0.0005}
+    assert "--pixel-cache" not in bottleneck(0.456, seconds, "random_crop")  # which is refused with it
+    sentence = bottleneck(0.456, seconds)
     assert "46%" in sentence
     assert "slowest is decode: take --pixel-cache" in sentence
     assert "2.10 ms" in sentence

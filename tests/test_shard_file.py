@@ -1,5 +1,6 @@
 """Files written past the page cache hold what was written, and say when the disk is full."""
 
+import errno
 import os
 import resource
 from pathlib import Path
@@ -69,3 +70,16 @@ def test_what_cannot_be_written_is_reported(num_bytes, limit, tmp_path):
 def test_an_error_of_the_caller_comes_out_as_it_is(tmp_path):
     with pytest.raises(KeyError):
         _write(tmp_path / "file", 2 * BUFFER, KeyError)
+
+
+def test_what_could_not_be_written_leaves_no_buffer_to_two_files(tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError(errno.ENOSPC, "no space left")
+
+    monkeypatch.setattr(shard_file, "_spare", [])
+    with monkeypatch.context() as broken:
+        broken.setattr(shard_file, "_write_all", fail)
+        with pytest.raises(OSError, match="no space left"):
+            _write(tmp_path / "first", 6 * BUFFER)
+    assert shard_file._spare
+    assert len({id(buffer) for buffer in shard_file._spare}) == len(shard_file._spare)

@@ -27,6 +27,7 @@ from trainers.compare_table import Row
 from trainers.comparison import BUDGETS, EXPERIMENT, IMAGE_SIZE, SEEDS, Budget
 from trainers.dataset import Dataset, find, load
 from trainers.history import History
+from trainers.jobs import JobFolder
 from trainers.published import PUBLISHED
 from trainers.run_logger import RunLogger, ending_badly
 from trainers.side_by_side import Name, Trained, Training, train
@@ -69,7 +70,7 @@ def compare(budgets: Mapping[Name, Budget], dataset: Dataset, directory: Path, a
     # Those of one seed are the long ones: begun last, one of them would leave the other cores idle.
     longest_first = sorted(budgets.items(), key=lambda item: len(item[1].seeds))
     trainings = [
-        Training(*name, seed, budget.config(*name, data_dir, seed))
+        Training(*name, seed, budget.config(*name, dataset.title, data_dir, seed))
         for name, budget in longest_first
         for seed in budget.seeds
     ]
@@ -78,8 +79,11 @@ def compare(budgets: Mapping[Name, Budget], dataset: Dataset, directory: Path, a
     ended = train(trainings, dataset.fingerprint, parent, directory / "logs", at_once)
 
     def finish(status: str) -> None:
-        for training in trainings:  # a process that was killed could not
-            tracking.end_run(experiment, training.job_name(dataset.fingerprint), "KILLED")
+        for folder in (JobFolder(training.job_name(dataset.fingerprint)) for training in trainings):
+            # A process that was killed could not end its run; one that holds its job is of another comparison.
+            if folder.path.exists():
+                with contextlib.suppress(Refused), folder.locked():
+                    tracking.end_run(experiment, folder.name, "KILLED")
         logger.finish(status)
 
     with ending_badly(finish, "the same command"), contextlib.closing(ended):

@@ -28,7 +28,7 @@ class Budget:
     seeds: Sequence[int] = SEEDS
     dropout: float | None = None  # of all its dropout layers; None: the variant's own
 
-    def config(self, family: str, variant: str, data_dir: str, seed: int) -> Config:
+    def config(self, family: str, variant: str, dataset: str, data_dir: str, seed: int) -> Config:
         """The job's config, but for its name."""
         recipe = FAMILIES[family].variants[variant]
         options: dict[str, Any] = {
@@ -43,7 +43,7 @@ class Budget:
         }
         return replace(
             recipe,
-            data=DataConfig(dataset="ai_vs_human", data_dir=data_dir, train_split=self.train_split),
+            data=DataConfig(dataset=dataset, data_dir=data_dir, train_split=self.train_split),
             model=replace(recipe.model, image_size=self.image_size, weights="none", dropout=self.dropout),
             optimiser=replace(recipe.optimiser, **options),
             cluster=replace(recipe.cluster, devices_per_worker=1),

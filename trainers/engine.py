@@ -98,7 +98,11 @@ class RayWorkers:
                 flush=True,
             )
         while not train_in_workers(task, folder, self._address == "local"):
-            task = dataclasses.replace(task, resources=_room_left(from_dict(task.config), task.resources))
+            resources = _room_left(from_dict(task.config), task.resources)
+            if resources == task.resources:  # other jobs hold what there is, or something ends workers as they begin
+                print(f"the workers of {folder.name} did not begin; they are started again", flush=True)
+                time.sleep(LOOK_AGAIN_SECS)
+            task = dataclasses.replace(task, resources=resources)
 
 
 def _held_by_others(resources: Resources) -> str:

@@ -27,7 +27,7 @@ from trainers.dataset import MEMBER, Records, find, load
 from trainers.dossier import audit_notes
 from trainers.gate import FEWEST_TO_SEAL, sealed
 from trainers.judged import told_of
-from trainers.mixture import named_apart, parts_of
+from trainers.mixture import ids_apart, named_apart, parts_of
 from trainers.origin import identities, notes_of, origin_of
 from trainers.output import silent_stderr
 from trainers.predict import DEFAULT_MODEL
@@ -70,7 +70,7 @@ def sealed_of(parts: Sequence[Part]) -> list[Part]:
         for part in parts
     ]
     together = named_apart(pa.concat_tables(tables)) if len(tables) > 1 else tables[0]
-    is_sealed, kept, begin = pa.array(sealed(together["group"], together["id"])), [], 0
+    is_sealed, kept, begin = pa.array(sealed(together["group"], ids_apart(together))), [], 0
     for part in parts:
         mask = is_sealed.slice(begin, len(part.records))
         begin += len(part.records)

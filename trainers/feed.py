@@ -131,7 +131,7 @@ class Feed:
         augment = config.augmentation if config.augmentation.augment else None
         seconds = stage_seconds(source, self._order.batch(0)[0][:32], augment, config.job.seed)
         where = f"on {platform.node()}, where worker {rank} runs, " if self._resources.workers > 1 else ""
-        return where + bottleneck(wait_share, seconds)
+        return where + bottleneck(wait_share, seconds, config.model.aspect)
 
 
 def _naming_damage(records: Records) -> AbstractContextManager[None]:

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from tfds_builders.records.errors import Refused
 from tfds_builders.records.schema import LABELS
 from trainers import bootstrap, metrics
+from trainers.mixture import ids_apart
 
 RESAMPLES = 1000
 MAX_DROP = 0.05  # of a category's recall of one class
@@ -77,7 +78,7 @@ def judge(
                 "The gate compares predictions on the same test set; these are of different records. Evaluate both on "
                 "one dataset, `python -m trainers.evaluate --dataset D --log`, and promote with --dataset D."
             )
-    left_out = sealed(champion["group"], champion["id"])
+    left_out = sealed(champion["group"], ids_apart(champion))
     kept = pa.array(~left_out)
     tables = [champion.filter(kept), challenger.filter(kept)]
     summaries = [metrics.summarise(table, t, bootstrap=0) for table, t in zip(tables, thresholds, strict=True)]

@@ -45,11 +45,9 @@ def run(config: Config, *, parent: str = "", here: bool = False) -> JobResult:
     Raises:
       Refused: bad input, or something that the user must change; one sentence.
     """
-    config = dataclasses.replace(config, data=resolve(config.data))
-    dataset = load_all(find_all(config.data.dataset, data_dir(config)))
-    config = dataclasses.replace(config, data=pinned(config.data, dataset))
-    records = _checked_records(dataset, config)
     folder = JobFolder(config.job.name or new_name(config))
+    config, dataset = with_dataset(config, folder)
+    records = _checked_records(dataset, config)
     uri = tracking.tracking_uri()
     tracking.ensure_reachable(uri)
     job = Job(starting_weights.pinned(config, uri), dataset, records, folder)
@@ -114,6 +112,19 @@ def _closed(job: Job, run_id: str, uri: str, secs: float) -> JobResult:
 
 def _again(job: Job) -> str:
     return f"the same command with --name {job.folder.name}"
+
+
+def with_dataset(config: Config, folder: JobFolder) -> tuple[Config, Dataset]:
+    """The config with the versions of its dataset, and the dataset: the newest, or those that the job of this folder
+    began with.
+
+    Raises:
+      Refused: it is not built.
+    """
+    data = resolve(config.data)
+    data = dataclasses.replace(data, dataset=folder.dataset(data.dataset))
+    dataset = load_all(find_all(data.dataset, data_dir(config)))
+    return dataclasses.replace(config, data=pinned(data, dataset)), dataset
 
 
 def data_dir(config: Config) -> str:

@@ -9,6 +9,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterable, Iterator
@@ -24,6 +25,7 @@ from trainers.models.families import FAMILIES
 from trainers.models.family import Family
 
 CONFIG, RESULT, LOCK, MARK = "config.json", "result.json", ".lock", ".mark"
+_VERSION = re.compile(r":[^,=]*")  # in the value of --dataset
 
 
 class JobFolder:
@@ -70,6 +72,14 @@ class JobFolder:
         finally:
             file.unlink(missing_ok=True)
 
+    def dataset(self, expression: str) -> str:
+        """What --dataset means to this job: where it names no version, those that the job began with."""
+        try:
+            before = json.loads((self.path / CONFIG).read_text())["config"]["data"]["dataset"]
+        except FileNotFoundError:
+            return expression
+        return before if _VERSION.sub("", before) == "".join(expression.split()) else expression
+
     def begin(self, config: Config, fingerprint: str) -> dict[str, Any] | None:
         """Notes what the job is told, or compares with what it was told before.
 
@@ -85,6 +95,8 @@ class JobFolder:
             write_json(file, told)
             return None
         before = json.loads(file.read_text())
+        if before["fingerprint"] == fingerprint:  # the data are equal, whatever their version is called
+            before["config"]["data"]["dataset"] = told["config"]["data"]["dataset"]
         changes = difference(before["config"], told["config"])
         if before["fingerprint"] != fingerprint:
             changes.append(f"dataset {before['fingerprint'][:12]} -> {fingerprint[:12]}")

@@ -131,6 +131,18 @@ def named_apart(predictions: pa.Table) -> pa.Table:
     return predictions
 
 
+def ids_apart(predictions: pa.Table) -> pa.ChunkedArray:
+    """The ids of predictions with their dataset's name before each where there are several datasets: of a job on a
+    mixture they have it already."""
+    ids = predictions["id"]
+    if MEMBER not in predictions.column_names or pc.count_distinct(predictions[MEMBER]).as_py() < 2:
+        return ids
+    pairs = list(zip(predictions[MEMBER].to_pylist(), ids.to_pylist(), strict=True))
+    if all(id.startswith(f"{dataset}/") for dataset, id in pairs):
+        return ids
+    return pa.chunked_array([[f"{dataset}/{id}" for dataset, id in pairs]], pa.string())
+
+
 def _prefixed(dataset: Dataset, folder: str) -> pa.Table:
     table = dataset.table
     for column, prefix in (("id", dataset.name), ("shard", folder)):

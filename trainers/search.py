@@ -84,12 +84,15 @@ def run(config: Config, plan: SearchConfig, program: str) -> SearchResult:
         _trial_config(config, {}, name)
     except ValueError as error:  # the name of a trial would be too long
         raise Refused(str(error)) from None
+    settings = draw(space, plan.search_trials, config.job.seed)
+    trials_jobs = [JobFolder(_trial_config(config, values, name).job.name) for values in settings]
+    begun = next((each for each in trials_jobs if (each.path / CONFIG).exists()), trials_jobs[0])
+    config, _ = job.with_dataset(config, begun)  # one version for all trials, whatever is built meanwhile
     with folder.locked(), RayWorkers():
         told = flatten(config) | dataclasses.asdict(plan)
         run_id = tracking.open_run(tracking.experiment(config.job.experiment), name, told, {}, reopen=True)
         logger = RunLogger(run_id)
         with ending_badly(logger.finish, f"the same command with --name {name}"):
-            settings = draw(space, plan.search_trials, config.job.seed)
             trials = _ranked(_try(config, plan, settings, name, run_id), plan.search_by)
             if trials[0].score is None:
                 raise Refused(f"no trial of {name} came to its end. The first one: {trials[0].error}")

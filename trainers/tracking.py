@@ -6,6 +6,7 @@
 What is written while a job runs is run_logger.py's, models are registry.py's, the store's address is store.py's.
 """
 
+import hashlib
 import json
 import logging
 import os
@@ -138,19 +139,18 @@ def log_dataset(
     Args:
       run_id: of the run.
       name: of the dataset and version, such as "ai_vs_human:1.0.0".
-      fingerprint: of the built dataset, 64 hex digits; its first 36 are MLflow's digest.
+      fingerprint: of the built dataset, 64 hex digits; MLflow's digest begins with 12 of them. The others are of all
+        else, since MLflow keeps one entry for a name and digest, that of the first run.
       context: what it was used for: train, validation, test.
       sources: where it lies; several directories are one mixture.
       profile: counts and the like, as JSON can hold them.
     """
     entities = mlflow_module().entities
-    dataset = entities.Dataset(
-        name=name,
-        digest=fingerprint[:_DIGEST_CHARACTERS],
-        source_type="local",
-        source=json.dumps({"uri": sources[0] if len(sources) == 1 else list(sources)}),
-        profile=json.dumps({"fingerprint": fingerprint, **profile}),
-    )
+    source = json.dumps({"uri": sources[0] if len(sources) == 1 else list(sources)})
+    told = json.dumps({"fingerprint": fingerprint, **profile})
+    rest = hashlib.sha256(f"{source}\n{told}".encode()).hexdigest()
+    digest = (fingerprint[:12] + rest)[:_DIGEST_CHARACTERS]
+    dataset = entities.Dataset(name=name, digest=digest, source_type="local", source=source, profile=told)
     # MLflow looks for the dataset and then inserts it: of two jobs that do so at once, one would fail.
     with one_at_a_time("datasets"):
         client_of().log_inputs(

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tfds_builders.records.pixels import RANDOM_CROP, RESIZE
 from trainers.augment import augment_uint8
 from trainers.inputs import Source, decoded_square
 
@@ -54,16 +55,20 @@ def stage_seconds(source: Source, rows: np.ndarray, augment: Any = None, seed: i
     return {stage: value / len(rows) for stage, value in seconds.items()}
 
 
-def bottleneck(wait_share: float, seconds: Mapping[str, float]) -> str:
+def bottleneck(wait_share: float, seconds: Mapping[str, float], aspect: str = RESIZE) -> str:
     """One sentence: how long steps wait for images, which stage is slowest, and what helps.
 
     Args:
       wait_share: part of a step's time until its images were there, 0 to 1.
       seconds: from `stage_seconds`.
+      aspect: how images become squares.
     """
     slowest = max(seconds, key=lambda stage: seconds[stage])
+    advice = _ADVICE[slowest]
+    if slowest == "decode" and aspect == RANDOM_CROP:  # another window each time, and of the whole image
+        advice = "take more --cpus-per-worker"
     parts = ", ".join(f"{stage} {1000 * value:.2f} ms" for stage, value in seconds.items())
     return (
         f"the input is the bottleneck: steps wait for images {wait_share:.0%} of their time; an image takes one thread "
-        f"{parts}; slowest is {slowest}: {_ADVICE[slowest]}"
+        f"{parts}; slowest is {slowest}: {advice}"
     )

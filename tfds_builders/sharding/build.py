@@ -216,6 +216,7 @@ def _plan(
         shutil.rmtree(folder / "frames", ignore_errors=True)
     with _bar("scanning", listing.table.num_rows, "file") as bar:
         scan = scan_headers(listing.table, head_start.workers, bar.update, folder / "frames", head_start.begun)
+    head_start.begun.clear()  # Ray keeps a result for as long as somebody could ask for it
     _say_groups(listing.table["group"], scan.table["group"])
     num_records = listing.table.num_rows + scan.num_added  # good or bad; videos as frames
     num_found = num_records + listing.excluded.num_rows

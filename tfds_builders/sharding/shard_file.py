@@ -58,10 +58,14 @@ class ShardFile:
         while len(rest) >= (room := _BUFFER_BYTES - self._filled):
             self._buffer[self._filled :] = rest[:room]
             rest = rest[room:]
-            self._pending.append((self._writer.submit(_write_all, self._fd, self._buffer), self._buffer))
+            full, self._buffer, self._filled = (
+                self._buffer,
+                _take_buffer(),
+                0,
+            )  # before anything fails: it is in one place
+            self._pending.append((self._writer.submit(_write_all, self._fd, full), full))
             if len(self._pending) == _NUM_BUFFERS - 1:
                 self._wait()
-            self._buffer, self._filled = _take_buffer(), 0
         self._buffer[self._filled : self._filled + len(rest)] = rest
         self._filled += len(rest)
 
