@@ -14,7 +14,7 @@ from trainers.config import Config, ModelConfig
 from trainers.models.family import Family, Phase, train_all_layers
 from trainers.models.layers import stock_dropout
 
-SLOW_SECS = 0.05
+SLOW_SECS = 0.2
 
 
 def build(config: ModelConfig, dropout: Any = None, with_weights: bool = True) -> keras.Model:
