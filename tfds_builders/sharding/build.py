@@ -37,7 +37,7 @@ from tfds_builders.sharding.writer import Done, create_progress, finished, write
 # Below both, starting Ray costs more than the build.
 _TINY_FILES = 1000
 _TINY_BYTES = 16 << 20
-_MAX_BEGUN = 64  # batches scanned ahead of the listing's end: a quarter of a million files
+_MAX_BEGUN = 16  # batches scanned ahead of the listing's end, whose results wait in memory: 65,536 files
 
 _PLAN_FILES = ("plan.arrow", "scan.ledger", "left_out.ledger")
 _STAGING_FORMAT = 4  # of the files in the staging folder: a build that another version began is begun anew
