@@ -36,7 +36,6 @@ from tfds_builders.sharding.validate import validate
 # writer's time. It keeps twice the largest block, of up to 32 MB, that was ever freed.
 _FREED_BYTES = 16 << 20
 _IMAGES_PER_REPORT = 32  # to whoever shows the progress
-_STORED_FORMATS = ("JPEG", "PNG", "BMP")  # what TFDS's Image feature loads; all else becomes PNG
 
 PROGRESS_COLUMNS = ("images", "bytes", "quarantined")
 
@@ -136,7 +135,7 @@ def _checked(data: bytes, validation: str, side: int) -> tuple[bytes, ImageFacts
     if side:
         image = harmonise(data, side)
         return image, inspect(image), ("harmonised",)
-    if facts.format in _STORED_FORMATS:
+    if facts.storable:
         return data, facts, facts.flags
     image = to_png(data)
     return image, inspect(image), (*facts.flags, "converted")
