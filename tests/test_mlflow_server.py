@@ -111,13 +111,13 @@ def test_each_epoch_that_was_the_best_so_far_has_its_model_with_its_metrics(fini
     improvements = [epoch for epoch in range(EPOCHS) if best_epoch(values[: epoch + 1]) == epoch]
     models = {output.model_id: output.step for output in run.outputs.model_outputs}
     assert sorted(models.values()) == sorted([*improvements, finished.best_epoch])  # and the registered one
-    (digest,) = {entry.dataset.digest for entry in run.inputs.dataset_inputs}
+    digests = {entry.dataset.name: entry.dataset.digest for entry in run.inputs.dataset_inputs}
     for model_id, epoch in models.items():
         measured = {metric.key: metric for metric in client.get_logged_model(model_id).metrics}
         for key in ("train/loss", "validation/loss"):
             assert (measured[key].step, measured[key].value) == (epoch, history[epoch][key])
-            assert measured[key].dataset_name == f"{finished.dataset}/{key.split('/')[0]}"
-            assert measured[key].dataset_digest == digest
+            name = f"{finished.dataset}/{key.split('/')[0]}"
+            assert (measured[key].dataset_name, measured[key].dataset_digest) == (name, digests[name])
         assert ("test/auc" in measured) == (epoch == finished.best_epoch)
     (checkpoint, *_) = (model for model, epoch in models.items() if epoch == finished.best_epoch)
     verdicts = registry.load_logged(checkpoint).predict(images)
