@@ -30,6 +30,7 @@ from trainers.jobs import JobFolder
 from trainers.models.families import FAMILIES
 from trainers.order import Order
 from trainers.recovery import train_in_workers
+from trainers.reports import unstored_dir
 from trainers.strategy import Resources
 from trainers.worker import Task
 
@@ -187,7 +188,7 @@ def test_either_of_two_workers_killed_changes_nothing(jobs, undisturbed_pair):
 def test_job_whose_only_worker_died_too_often_goes_on_with_two(jobs, undisturbed, data):
     from ray.train import TrainingFailedError
 
-    left_by_a_kill = ray_dir() / "moved" / ".unstored-x"
+    left_by_a_kill = unstored_dir(ray_dir() / "moved") / "x"
     left_by_a_kill.mkdir(parents=True)
     with pytest.raises(TrainingFailedError):
         jobs("moved", "0 13\n0 13", max_failures=1, checkpoint_steps=2)  # in the third epoch

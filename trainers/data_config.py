@@ -37,7 +37,7 @@ class DataConfig:
     # more than its share (of 4 with batches of 128, nearly half of the dataset).
     order: str = "plain"
     # Where decoded training and validation images are kept, if at all: `none`, `memory`, or `disk`, where a later job
-    # finds them again. For images that decode too slowly.
+    # finds them again (in REALSHARD_PIXELS, or below REALSHARD_HOME). For images that decode too slowly.
     pixel_cache: str = "none"
     pixel_cache_gib: float = 16.0  # What --pixel-cache may take at most, GiB, of each worker or of the disk.
     # Train and validate only on records whose column of the manifest has one of the values, for example

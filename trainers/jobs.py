@@ -20,7 +20,7 @@ from typing import Any
 from tfds_builders.records.errors import Refused
 from trainers.config import Config, difference, to_dict
 from trainers.dataset import Dataset, Records
-from trainers.home import jobs_dir
+from trainers.home import jobs_dir, locked
 from trainers.models.families import FAMILIES
 from trainers.models.family import Family
 
@@ -50,10 +50,10 @@ class JobFolder:
           Refused: another process is running the job.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        with open(self.path / LOCK, "w") as file:
+        with contextlib.ExitStack() as held:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+                held.enter_context(locked(self.path / LOCK, fcntl.LOCK_NB))
+            except BlockingIOError:
                 raise Refused(
                     f"one job is run by one process at a time. Received: {self.name!r}, which is being run by another. "
                     "Wait for it, or take another --name."

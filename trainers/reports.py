@@ -1,5 +1,6 @@
 """Where a training's checkpoints go: to Ray Train, or to a plain directory where there is no Ray."""
 
+import hashlib
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -7,7 +8,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-_UNSTORED = ".unstored-"  # how the name of a checkpoint begins that is written, and not stored yet
+
+def unstored_dir(storage: Path) -> Path:
+    """Where this machine keeps a checkpoint of the job with that storage until it is stored: the storage may be a
+    network's, and training goes on while Ray copies it there."""
+    return Path(tempfile.gettempdir(), f"realshard-{hashlib.sha256(bytes(storage)).hexdigest()[:16]}")
 
 
 class RayReports:
@@ -23,10 +28,9 @@ class RayReports:
         context = ray.train.get_context()
         self.rank = context.get_world_rank()
         self._is_alone = context.get_world_size() == 1
-        self._storage = Path(context.get_storage().experiment_fs_path)  # of this job
+        self._unstored = unstored_dir(Path(context.get_storage().experiment_fs_path))
         if not self.rank:
-            for leftover in self._storage.glob(f"{_UNSTORED}*"):  # of a worker that was killed
-                shutil.rmtree(leftover, ignore_errors=True)
+            shutil.rmtree(self._unstored, ignore_errors=True)  # of a worker that was killed
         # The number of this worker's machine, if it is the first of the workers there; of the others None.
         self.machine: int | None = None if context.get_local_rank() else context.get_node_rank()
 
@@ -52,7 +56,8 @@ class RayReports:
         checkpoint = None
         if not self.rank:
             self.wait_for_storage()  # of the one before: no more than one is on its way
-            directory = tempfile.mkdtemp(prefix=_UNSTORED, dir=self._storage)
+            self._unstored.mkdir(mode=0o700, exist_ok=True)
+            directory = tempfile.mkdtemp(dir=self._unstored)
             write(Path(directory))
             checkpoint = self._ray_train.Checkpoint.from_directory(directory)
         self._ray_train.report(

@@ -4,8 +4,6 @@ Every decision is a function of the checkpoint alone, so a resumed training take
 """
 
 import json
-import os
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -30,7 +28,7 @@ from trainers.decision import Decision
 from trainers.errors import CannotTrain
 from trainers.feed import Feed
 from trainers.history import SPEED, best_epoch, losses, metrics_of, of_phase, position
-from trainers.home import locked
+from trainers.home import keras_dir, locked
 from trainers.loop import StepOptions, StepResults, TrainStep
 from trainers.mixture import load_all, named_apart
 from trainers.models.families import FAMILIES
@@ -123,9 +121,11 @@ class Training:
         """Makes the model and the first optimizer, and restores a checkpoint."""
         config = self._config
         if not directory and config.model.weights == "imagenet":
-            # Keras downloads right into the file that it reads: workers and jobs of a machine would write into it
-            # together. Not while the model itself is built, when workers wait for one another at every variable.
-            with locked(Path(tempfile.gettempdir(), f"realshard-imagenet-{os.getuid()}")):
+            # Keras downloads right into the file that it reads: workers and jobs that share it, on one machine or
+            # several, would write into it together. Not while the model itself is built, when workers wait for one
+            # another at every variable.
+            keras_dir().mkdir(parents=True, exist_ok=True)
+            with locked(keras_dir() / "realshard.lock"):
                 self._family.build(config.model)
             keras.backend.clear_session()  # layers are named as if nothing had been built
         keras.utils.set_random_seed(config.job.seed)

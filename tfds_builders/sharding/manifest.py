@@ -4,7 +4,6 @@ listing = list_records(builder.records(Source(manual_dir)))   names and sizes on
 listing.key                                                  changes when anything of the records does
 """
 
-import gc
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
@@ -16,6 +15,7 @@ import pyarrow.compute as pc
 
 from tfds_builders.records.header import BadImage
 from tfds_builders.records.schema import LEDGER_SCHEMA, MANIFEST_SCHEMA, SCHEME_PREFIX
+from tfds_builders.sharding.collector import collector_off
 from tfds_builders.sharding.sources import Entry
 
 CHUNK_RECORDS = 4096  # of a batch of the listing, and of one task of the scan
@@ -114,14 +114,8 @@ def list_records(
 
 
 def _take(records: Iterator[Record | Excluded], count: int) -> list[Record | Excluded]:
-    """The next records. Python's collector is off meanwhile: it looks for cycles among them, a third of the time."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
+    with collector_off():
         return list(islice(records, count))
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 def entries_of(rows: pa.RecordBatch | pa.Table) -> Iterator[Entry]:

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 
 from tfds_builders.records.header import BadImage, ImageFacts, NeedMore, extension_flag, inspect
 from tfds_builders.records.schema import LEDGER_SCHEMA, MANIFEST_SCHEMA
+from tfds_builders.sharding.collector import collector_off
 from tfds_builders.sharding.manifest import CHUNK_RECORDS, LISTING_SCHEMA, entries_of, ledger_row
 from tfds_builders.sharding.provenance import hash_content
 from tfds_builders.sharding.sources import Entry, read, read_ahead
@@ -93,6 +94,7 @@ def ledger_of_repeats(repeats: pa.Table, hash_of: Callable[[Entry], bytes | None
     return pa.Table.from_pylist(rows, LEDGER_SCHEMA)
 
 
+@collector_off()
 def scan_chunk(listing: pa.RecordBatch, frames_dir: str) -> tuple[pa.Table, pa.Table, int]:
     """Reads the headers of some files.
 

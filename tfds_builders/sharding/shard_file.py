@@ -77,11 +77,13 @@ class ShardFile:
             while self._pending and not failed:
                 self._wait()
             if not failed:
-                # The end is no whole number of blocks: it goes through the page cache.
-                flags = fcntl.fcntl(self._fd, fcntl.F_GETFL)
-                fcntl.fcntl(self._fd, fcntl.F_SETFL, flags & ~_O_DIRECT)
                 with memoryview(self._buffer) as view:
-                    _write_all(self._fd, view[: self._filled])
+                    whole = self._filled - self._filled % _BLOCK_BYTES
+                    _write_all(self._fd, view[:whole])
+                    # The end is no whole block: it goes through the page cache.
+                    flags = fcntl.fcntl(self._fd, fcntl.F_GETFL)
+                    fcntl.fcntl(self._fd, fcntl.F_SETFL, flags & ~_O_DIRECT)
+                    _write_all(self._fd, view[whole : self._filled])
         finally:
             self._writer.shutdown()
             os.close(self._fd)

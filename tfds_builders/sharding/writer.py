@@ -23,6 +23,7 @@ from tfds_builders.records.example import surround
 from tfds_builders.records.framing import OVERHEAD_BYTES, ends
 from tfds_builders.records.header import BadImage, ImageFacts, inspect
 from tfds_builders.records.schema import LEDGER_SCHEMA, MANIFEST_SCHEMA, SCHEME_PREFIX
+from tfds_builders.sharding.collector import collector_off
 from tfds_builders.sharding.harmonise import harmonise
 from tfds_builders.sharding.manifest import entries_of, ledger_row
 from tfds_builders.sharding.plan import Shard, read_plan
@@ -48,6 +49,7 @@ class Done(NamedTuple):
     checksums: dict[str, list[int]]  # file name -> [size in bytes, crc32c]
 
 
+@collector_off()
 def write_shard(staging: str, shard: Shard, validation: str) -> Done:
     """Writes one shard of the plan into the staging folder, under a unique temporary name that is renamed at the end.
 

@@ -4,17 +4,16 @@ A model is image -> preprocessing -> backbone (one nested layer, named after the
 """
 
 import json
-import os
 import re
 import socket
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from tfds_builders.records.errors import Refused
 from trainers.config import Config, ModelConfig
 from trainers.errors import UnfitWeights
+from trainers.home import keras_dir
 from trainers.models.family import Phase, all_layers, check_weights_file, train_all_layers, weights_file
 
 WEIGHTS_HOST = "storage.googleapis.com"
@@ -184,7 +183,7 @@ def check_backbone(config: ModelConfig, file: str, smallest: int = 32) -> None:
     check_weights_file(config.weights)
     if config.weights != "imagenet":
         return
-    cache = Path(os.environ.get("KERAS_HOME", Path.home() / ".keras")) / "models" / file
+    cache = keras_dir() / "models" / file
     if cache.is_file():
         return
     try:
