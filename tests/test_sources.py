@@ -64,26 +64,6 @@ def test_reading_ahead_changes_neither_the_order_nor_what_fails(tmp_path, conten
         read(next(entry for entry in entries if entry.id == "20"))
 
 
-@pytest.mark.parametrize("error", [BlockingIOError(), OSError(errno.EOPNOTSUPP, "not this file system"), None])
-def test_the_kernel_is_asked_for_what_is_not_in_memory(error, tmp_path, monkeypatch):
-    (tmp_path / "a").write_bytes(b"0123456789")
-    entries, asked = list(Source(tmp_path).entries()), []
-
-    def preadv(fd, buffers, offset, flags):
-        asked.append((offset, flags))
-        if error:
-            raise error
-        return os.pread(fd, 1, offset)
-
-    monkeypatch.setattr(os, "preadv", preadv)
-    monkeypatch.setattr(os, "posix_fadvise", lambda *args: asked.append(args[1:]))
-    for limit, end in ((None, 10), (4, 4)):
-        asked.clear()
-        assert len(list(read_ahead(entries, limit))) == 1
-        wanted = [(0, end, os.POSIX_FADV_WILLNEED)] if error else []
-        assert asked == [(end - 1, os.RWF_NOWAIT), *wanted]
-
-
 def test_what_a_system_says_of_a_file_and_what_it_does_not(tmp_path, monkeypatch):
     (tmp_path / "a.png").write_bytes(b"x" * 100)
     (entry,) = Source(tmp_path).entries()

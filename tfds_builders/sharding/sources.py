@@ -231,22 +231,10 @@ def _fetch(entry: Entry, limit: int | None) -> int:
         fd = os.open(entry.container or entry.path, os.O_RDONLY)
     except OSError:  # `read` will say so
         return -1
-    start, num_bytes = max(entry.offset, 0), entry.packed if limit is None else min(limit, entry.packed)
-    if hasattr(os, "posix_fadvise") and not _is_in_memory(fd, start + num_bytes - 1):  # not on macOS
-        os.posix_fadvise(fd, start, num_bytes, os.POSIX_FADV_WILLNEED)
+    if hasattr(os, "posix_fadvise"):  # not on macOS
+        num_bytes = entry.packed if limit is None else min(limit, entry.packed)
+        os.posix_fadvise(fd, max(entry.offset, 0), num_bytes, os.POSIX_FADV_WILLNEED)
     return fd
-
-
-def _is_in_memory(fd: int, position: int) -> bool:
-    """Whether reading the byte at `position` would wait for no disk; asking so costs a tenth of asking for the pages.
-
-    The end of what is wanted is looked at, since the scan has read the beginning of each file.
-    """
-    try:
-        os.preadv(fd, [bytearray(1)], max(position, 0), os.RWF_NOWAIT)
-    except (OSError, AttributeError):  # the page is not there, or the system cannot say
-        return False
-    return True
 
 
 def _close(fd: int) -> None:
