@@ -55,7 +55,7 @@ def test_calibration_makes_p_fake_a_probability(validation):
 
 def test_a_chosen_threshold_of_zero_is_kept():
     """A detector that has it all the wrong way round is best, or least bad, where it calls every image fake."""
-    decision = decide(np.array([0, 0, 1, 1]), np.array([1.0, 0.9, 0.1, 0.0]), rule="balanced", threshold=0.7)
+    decision = decide(np.array([0, 0, 1, 1]), np.array([1.0, 0.9, 0.2, 0.1]), rule="balanced", threshold=0.7)
     assert decision.threshold == 0.0
 
 

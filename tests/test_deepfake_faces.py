@@ -60,9 +60,7 @@ def test_the_published_balanced_subset_has_16000_of_each():
     columns = DeepfakeFaces.assign_splits(DeepfakeFaces, scan)
     labels = scan["label"].to_numpy()
     chosen = columns["scheme_balanced"] != ""
-    # Every split's share is rounded.
-    assert abs(int((chosen & (labels == 0)).sum()) - 16_000) <= 1
-    assert (chosen & (labels == 0)).sum() == (chosen & (labels == 1)).sum()
+    assert (chosen & (labels == 0)).sum() == (chosen & (labels == 1)).sum() == 16_000
     for split, share in (("train", 0.7), ("validation", 0.15), ("test", 0.15)):
         assert (columns["split"] == split).mean() == pytest.approx(share, abs=0.005)
     sides = {}

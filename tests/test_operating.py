@@ -58,6 +58,14 @@ def test_operating_points_by_hand():
     assert operating.tpr_at_fpr(labels, scores, 0.0) == 0.25
     assert operating.tpr_at_fpr(labels, scores, 0.25) == 0.75
     assert operating.best_balanced_threshold(labels, scores) == pytest.approx(0.45)  # between 0.3 and 0.6
+    false_alarms, misses = operating.error_rates(labels, scores)
+    assert false_alarms.tolist() == [0, 0, 0.25, 0.25, 0.25, 0.5, 0.5, 0.75, 1]
+    assert misses.tolist() == [1, 0.75, 0.75, 0.5, 0.25, 0.25, 0, 0, 0]
+
+
+def test_of_equally_balanced_thresholds_the_one_nearest_to_a_half_is_taken():
+    labels, scores = np.array([0, 1, 0, 1]), np.array([0.1, 0.5, 0.7, 0.9])
+    assert operating.best_balanced_threshold(labels, scores) == pytest.approx(0.3)  # 0.8 is as good, and further off
 
 
 @pytest.mark.parametrize("label", [0, 1])
@@ -66,6 +74,7 @@ def test_one_class_has_no_operating_points(label):
     assert operating.equal_error_rate(labels, scores) is None
     assert operating.tpr_at_fpr(labels, scores, 0.1) is None
     assert operating.threshold_at_fpr(labels, scores, 0.1) is None
+    assert operating.error_rates(labels, scores) is None
     assert operating.best_balanced_threshold(labels, scores) is None
 
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainers.order import Order, evaluation_rows, mix64, num_evaluation_steps, permutation
+from trainers.order import Epochs, Order, evaluation_rows, mix64, num_evaluation_steps, permutation
 
 SIZES = st.integers(1, 60)
 BATCHES = st.integers(1, 40)
@@ -26,6 +26,8 @@ def test_the_order_never_changes_between_releases():
     # A checkpoint of an old release must be resumable: these numbers may not change.
     assert permutation(10, seed=0, epoch=0).tolist() == [0, 7, 8, 2, 5, 9, 4, 6, 3, 1]
     assert permutation(10, seed=7, epoch=3).tolist() == [7, 2, 0, 9, 5, 3, 4, 8, 6, 1]
+    for seed in (-1, 2**64 - 1):
+        assert permutation(10, seed, epoch=0).tolist() == [6, 1, 8, 7, 9, 3, 2, 5, 4, 0]
 
 
 @given(SIZES, SEEDS, st.integers(0, 10**9))
@@ -79,6 +81,17 @@ def test_a_batch_may_span_several_epochs():
     assert sorted(rows[1:4]) == sorted(rows[4:7]) == [0, 1, 2]
 
 
+def test_an_epochs_permutation_is_drawn_once_and_few_are_kept():
+    drawn = []
+    epochs = Epochs(4, lambda epoch: drawn.append(epoch) or permutation(4, 0, epoch))
+    for _ in range(3):
+        epochs.rows_at(np.arange(2, 10))  # the end of epoch 0, all of epoch 1, the beginning of epoch 2
+    assert drawn == [0, 1, 2]
+    epochs.rows_at(np.arange(12, 40))
+    epochs.rows_at(np.arange(4))
+    assert drawn == [*range(10), 0]
+
+
 @pytest.mark.parametrize(
     ("num_examples", "batch_size", "steps"), [(1, 1, 1), (10, 5, 2), (11, 5, 3), (4, 5, 1), (692_824 // 2, 32, 10_826)]
 )
@@ -109,4 +122,5 @@ def test_evaluation_counts_each_row_once(num_examples, batch_size, num_workers, 
             assert rows.min() >= 0
             assert rows.max() < num_examples
             counted.extend(rows[mask == 1])
+            assert mask.any() or worker > 0  # no step for padding alone
     assert counted == list(range(num_examples))

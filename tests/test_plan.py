@@ -9,8 +9,8 @@ from tensorflow_datasets.core.utils.shard_utils import ShardConfig, get_shard_bo
 from tfds_builders.sharding.plan import hash_order, plan_shards, read_plan, write_plan
 
 
-def _table(count: int) -> pa.Table:
-    return pa.table({"id": [f"folder/{number}.png" for number in range(count)], "size": np.full(count, 1000)})
+def _table(count: int, size: int = 1000) -> pa.Table:
+    return pa.table({"id": [f"folder/{number}.png" for number in range(count)], "size": np.full(count, size)})
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
@@ -37,13 +37,21 @@ def test_boundaries_are_tfds_own(count, num_shards):
     assert planned[0][0].name == f"toy-train.tfrecord-00000-of-{len(ends):05d}"
 
 
+@pytest.mark.parametrize(("size", "num_shards"), [(1000, 1), (134_000, 1), (134_090, 2), (10_000_000, 128)])
+def test_shards_are_as_many_as_tfds_makes_of_so_many_bytes(size, num_shards):
+    # TFDS makes two from 2 * 64 MiB on; with what surrounds an image, a thousand of 134,090 bytes are more.
+    planned = list(plan_shards("toy", _table(1000, size), np.full(1000, "train", dtype=object), ShardConfig()))
+    assert len(planned) == num_shards
+
+
 def test_every_row_of_a_split_is_planned_once_and_others_never():
     splits = np.array(["train", "test", ""] * 100, dtype=object)
     table = _table(300)
     planned = list(plan_shards("toy", table, splits, ShardConfig(num_shards=4)))
     for name in ("train", "test"):
         ids = [id for shard, rows in planned if shard.split == name for id in rows["id"].to_pylist()]
-        assert sorted(ids) == sorted(np.array(table["id"].to_pylist())[splits == name])
+        expected = table.filter(pa.array(splits == name))["id"].combine_chunks()
+        assert ids == expected.take(pa.array(hash_order(name, expected))).to_pylist()
     assert {shard.split for shard, _ in planned} == {"train", "test"}
     assert [shard.number for shard, _ in planned] == list(range(8))
 

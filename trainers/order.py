@@ -27,11 +27,10 @@ _MIX_2 = np.uint64(0x94D049BB133111EB)
 
 def mix64(values: np.ndarray) -> np.ndarray:
     """SplitMix64's output function of uint64 [...] states: a bijection of the 64-bit integers."""
-    with np.errstate(over="ignore"):
-        z = values + _GAMMA
-        z = (z ^ (z >> np.uint64(30))) * _MIX_1
-        z = (z ^ (z >> np.uint64(27))) * _MIX_2
-        return z ^ (z >> np.uint64(31))
+    z = values + _GAMMA
+    z = (z ^ (z >> np.uint64(30))) * _MIX_1
+    z = (z ^ (z >> np.uint64(27))) * _MIX_2
+    return z ^ (z >> np.uint64(31))
 
 
 def random_keys(places: np.ndarray, *seeds: int) -> np.ndarray:
@@ -43,8 +42,7 @@ def random_keys(places: np.ndarray, *seeds: int) -> np.ndarray:
     for seed in seeds:
         state = mix64(state ^ np.uint64(seed % 2**64))
     # Counters are spaced by the odd increment, as the generator does, so no two keys can be equal.
-    with np.errstate(over="ignore"):
-        return mix64(state + places.astype(np.uint64) * _GAMMA)
+    return mix64(state + places.astype(np.uint64) * _GAMMA)
 
 
 def permutation(num_examples: int, seed: int, epoch: int, *more: int) -> np.ndarray:
@@ -146,13 +144,13 @@ def batch_share(global_batch_size: int, num_parts: int) -> int:
     return global_batch_size // num_parts
 
 
-def num_evaluation_steps(num_examples: int, batch_size: int, num_workers: int = 1, replicas: int = 1) -> int:
+def num_evaluation_steps(num_examples: int, batch_size: int, num_workers: int, replicas: int) -> int:
     """Steps in which every replica of every worker takes one batch, until all examples were seen once."""
     return -(-num_examples // (batch_size * num_workers * replicas))
 
 
 def evaluation_rows(
-    step: int, num_examples: int, batch_size: int, worker: int = 0, num_workers: int = 1, replicas: int = 1
+    step: int, num_examples: int, batch_size: int, worker: int, num_workers: int, replicas: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """(rows int64 [replicas * batch_size], mask float32 of the same shape) of one worker in evaluation step `step`.
 

@@ -155,11 +155,11 @@ def balanced(
     smallest = {
         name: min(int(((split == name) & (labels == label)).sum()) for label in np.unique(labels)) for name in names
     }
-    total = sum(smallest.values())
-    for name in names:
-        size = smallest[name]
-        if limit is not None and total > limit:
-            size = round(size * limit / total)
+    ends = np.cumsum([0, *smallest.values()])
+    if limit is not None and ends[-1] > limit:
+        # The ends are rounded, not the sizes, so that these add up to the limit.
+        ends = np.rint(ends * limit / ends[-1]).astype(np.int64)
+    for name, size in zip(names, np.diff(ends), strict=True):
         for label in np.unique(labels):
             rows = np.flatnonzero((split == name) & (labels == label))
             result[rows[np.argsort(rank[rows], kind="stable")[:size]]] = name
