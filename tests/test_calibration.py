@@ -33,9 +33,9 @@ def test_the_error_is_the_distance_between_scikit_learns_curves(pairs):
 
 
 def test_calibration_error_by_hand():
-    labels, scores = np.array([0, 1, 1, 1]), np.array([0.1, 0.1, 0.7, 1.0])
-    # bin [0, .5): mean 0.1, half fake: 0.4 off, 2 images; bin [.5, 1]: mean 0.85, all fake: 0.15 off, 2 images
-    assert calibration.expected_calibration_error(labels, scores, bins=2) == pytest.approx(0.275)
+    labels, scores = np.array([0, 1, 1, 0]), np.array([0.1, 0.1, 0.7, 1.0])
+    # bin [0, .5): mean 0.1, half fake: 0.4 off, 2 images; bin [.5, 1]: mean 0.85, half fake: 0.35 off, 2 images
+    assert calibration.expected_calibration_error(labels, scores, bins=2) == pytest.approx(0.375)
 
 
 def test_true_probabilities_are_calibrated_and_need_no_temperature():
@@ -71,10 +71,21 @@ def test_a_temperature_keeps_order_and_verdict_at_a_half(values, temperature):
     assert ((scaled > 0.5) == (scores > 0.5))[decided].all()
 
 
-def test_saturated_scores_have_a_finite_temperature():
-    assert 0.05 <= calibration.fit_temperature(np.array([0, 1, 1, 0]), np.array([0.0, 1.0, 0.0, 1.0])) <= 20.01
+@pytest.mark.parametrize("score", [0.0, 1.0])
+def test_saturated_scores_count_as_a_ten_millionth_off(score):
+    logit = np.log(1e7 - 1)
+    labels = np.array([score, score, score, 1 - score])  # three of four are right: a temperature makes 3/4 of each
+    assert calibration.fit_temperature(labels, np.full(4, score)) == pytest.approx(logit / np.log(3))
+    softened = calibration.apply_temperature(np.array([score]), 20)
+    assert softened == pytest.approx(1 / (1 + np.exp((1 - 2 * score) * logit / 20)))
+
+
+@pytest.mark.parametrize(("scores", "temperature"), [([0.4, 0.6], 0.05), ([0.6, 0.4], 20)])
+def test_temperatures_have_bounds(scores, temperature):
+    assert calibration.fit_temperature(np.array([0, 1]), np.array(scores)) == pytest.approx(temperature, rel=1e-3)
 
 
 def test_one_class_has_no_temperature_and_no_images_no_error():
     assert calibration.fit_temperature(np.array([1, 1]), np.array([0.4, 0.6])) is None
+    assert calibration.fit_temperature(np.array([]), np.array([])) is None
     assert calibration.expected_calibration_error(np.array([]), np.array([])) is None

@@ -1,13 +1,14 @@
 """Thresholds, temperature and the unsure band, chosen on validation scores."""
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from trainers.calibration import expected_calibration_error
 from trainers.config import ModelConfig
-from trainers.decision import Decision, decide, unsure_band
+from trainers.decision import Decision, decide, decide_for, unsure_band
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +49,7 @@ def test_the_balanced_threshold_is_balanced_after_the_temperature(validation):
 def test_calibration_makes_p_fake_a_probability(validation):
     labels, scores = validation
     decision = decide(labels, scores, calibrate=True)
-    assert decision.temperature == pytest.approx(3, rel=0.1)
+    assert (decision.temperature, decision.threshold) == (pytest.approx(3, rel=0.1), 0.5)
     before = expected_calibration_error(labels, scores)
     assert expected_calibration_error(labels, decision.calibrated(scores)) < before / 4
 
@@ -59,9 +60,39 @@ def test_a_chosen_threshold_of_zero_is_kept():
     assert decision.threshold == 0.0
 
 
-def test_one_class_can_choose_nothing():
+@pytest.mark.parametrize("labels", [[1, 1], [0, 0], []])
+def test_one_class_can_choose_nothing(labels):
     with pytest.raises(ValueError, match="both classes"):
-        decide(np.array([1, 1]), np.array([0.2, 0.4]), rule="balanced")
+        decide(np.array(labels), np.array([0.2, 0.4][: len(labels)]), rule="balanced")
+
+
+def test_an_unknown_rule_is_refused(validation):
+    with pytest.raises(ValueError, match="received 'best'"):
+        decide(*validation, rule="best")
+
+
+def test_the_unsure_band_is_that_of_the_calibrated_scores(validation):
+    labels, scores = validation
+    for calibrate in (False, True):
+        decision = decide(labels, scores, threshold=0.4, calibrate=calibrate, unsure_below=0.8)
+        assert decision.unsure == unsure_band(labels, decision.calibrated(scores), 0.4, 0.8) != (0.4, 0.4)
+    assert decide(labels, scores, calibrate=True).unsure is None
+
+
+def test_a_job_decides_by_its_options(validation):
+    labels, scores = validation
+    table = pa.table({"p_fake": scores, "label": labels})
+    for options in (
+        {"threshold_rule": "fpr", "target_fpr": 0.05, "unsure_below": 0.9},
+        {"threshold": 0.3, "calibrate": True},
+    ):
+        rule = {"rule": options["threshold_rule"]} if "threshold_rule" in options else {}
+        told = {name: value for name, value in options.items() if name != "threshold_rule"}
+        decision = decide_for(ModelConfig(**options), table)
+        assert decision == decide(labels, scores, **rule, **told)
+        applied = decision.applied(table)
+        assert applied.column_names == table.column_names
+        assert (applied["p_fake"].to_numpy() == decision.calibrated(scores)).all()
 
 
 pairs = st.lists(st.tuples(st.integers(0, 1), st.sampled_from([0.0, 0.2, 0.4, 0.5, 0.7, 0.9, 1.0])), min_size=1)

@@ -3,9 +3,10 @@
 import numpy as np
 import pyarrow as pa
 import pytest
+from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
 from tfds_builders.records.errors import Refused
-from trainers import gate
+from trainers import bootstrap, gate
 from trainers.mixture import ids_apart
 
 
@@ -85,6 +86,17 @@ def test_a_category_that_is_lost_stops_it():
     assert "recall of fake in cat falls" in decision["because"]
 
 
+@pytest.mark.parametrize(("fakes", "promote"), [(19, True), (20, False)])
+def test_a_category_of_a_handful_stops_nothing(fakes, promote):
+    categories = ["cat" if number < 2 * fakes else "car" for number in range(800)]
+    groups = [str(number // 50) for number in range(800)]  # 16 of them, none is sealed
+    weak, strong = scores(LABELS, 1, 0), scores(LABELS, 4, 1)
+    strong[: 2 * fakes] = 0.1
+    strong[: 2 * fakes : 2] = weak[: 2 * fakes : 2]
+    decision = gate.judge(table(weak, LABELS, categories, groups), table(strong, LABELS, categories, groups))
+    assert (decision["promote"], len(decision["dropped"])) == (promote, not promote)
+
+
 def test_a_constant_never_passes():
     constant = table(np.full(800, 0.9), LABELS)
     bad = table(1 - scores(LABELS, 3, 0), LABELS)
@@ -101,6 +113,29 @@ def test_the_metric_is_that_of_the_summary(metric):
     assert decision["challenger"] == summarise(strong.filter(pa.array(kept)), 0.4, bootstrap=0)[metric]
 
 
+@pytest.mark.parametrize("metric", ["auc", "balanced_accuracy"])
+@pytest.mark.parametrize(("num_groups", "labels"), [(15, LABELS[:60]), (3, np.repeat([0, 1, 1], 20))])
+def test_the_interval_is_that_of_both_on_the_same_resampled_groups(metric, num_groups, labels, monkeypatch):
+    monkeypatch.setattr(gate, "RESAMPLES", 40)
+    groups = np.arange(60) // (60 // num_groups)
+    weak, strong = (scores(labels, shift, seed=1).round(1) for shift in (1, 2))  # some are equal to a threshold
+    tables = [table(p_fake, labels, groups=[str(group) for group in groups]) for p_fake in (weak, strong)]
+    differences = []
+    for counts in bootstrap.draws(groups, 40, seed=5):
+        rows = np.repeat(np.arange(60), counts[groups])
+        if len(set(labels[rows])) < 2:  # of three groups, one of which holds all reals
+            continue
+        if metric == "auc":
+            before, after = (roc_auc_score(labels[rows], p_fake[rows]) for p_fake in (weak, strong))
+        else:
+            before = balanced_accuracy_score(labels[rows], weak[rows] >= 0.5)
+            after = balanced_accuracy_score(labels[rows], strong[rows] >= 0.4)
+        differences.append(after - before)
+    decision = gate.judge(*tables, metric=metric, thresholds=(0.5, 0.4), seed=5)
+    assert decision["difference_interval"] == pytest.approx(np.quantile(differences, [0.025, 0.975]))
+    assert (decision["images"], decision["groups"], decision["sealed"]) == (60, num_groups, 0)
+
+
 def test_about_a_fifth_of_the_groups_is_sealed_whole_and_always_the_same():
     groups = pa.chunked_array([[f"g{number // 5}" for number in range(5000)]])
     ids = pa.chunked_array([[str(number) for number in range(5000)]])
@@ -108,7 +143,10 @@ def test_about_a_fifth_of_the_groups_is_sealed_whole_and_always_the_same():
     assert 0.15 < found.mean() < 0.25
     assert (found.reshape(-1, 5).all(axis=1) == found.reshape(-1, 5).any(axis=1)).all()
     np.testing.assert_array_equal(gate.sealed(groups.slice(100), ids.slice(100)), found[100:])
-    assert not gate.sealed(groups.slice(0, 50), ids.slice(0, 50)).any()  # ten groups
+    assert found[:95].any()
+    for num_groups, is_sealed in ((19, False), (20, True)):
+        some = gate.sealed(groups.slice(0, 5 * num_groups), ids.slice(0, 5 * num_groups))
+        assert some.any() == is_sealed
 
 
 def test_other_records_are_refused():

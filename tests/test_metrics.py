@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from sklearn import metrics as reference
 
 from trainers import bootstrap, metrics
+from trainers.calibration import expected_calibration_error
 
 
 def predictions(labels, scores, groups=None, **columns) -> pa.Table:
@@ -41,6 +42,7 @@ def test_every_figure_equals_scikit_learns(pairs):
     assert summary["log_loss"] == pytest.approx(reference.log_loss(labels, scores, labels=[0, 1]), abs=1e-9)
     assert summary["mse"] == pytest.approx(reference.brier_score_loss(labels, scores, labels=[0, 1]), abs=1e-12)
     assert summary["rmse"] == pytest.approx(summary["mse"] ** 0.5)
+    assert summary["ece"] == expected_calibration_error(labels, scores)
     options = {"labels": [0, 1], "average": None, "zero_division": np.nan}
     for name, function in (("precision", reference.precision_score), ("recall", reference.recall_score)):
         for label, expected in zip(("real", "fake"), function(labels, called, **options), strict=True):
@@ -122,7 +124,7 @@ def test_the_score_equal_to_the_threshold_is_fake():
     [
         ([0.83] * 6, "the same P(fake), 0.8300"),
         ([0.5 + 1e-8 * number for number in range(6)], "the same P(fake), 0.5000"),
-        ([0.6, 0.7, 0.8, 0.9, 0.95, 0.99], "every image is called fake, although 17% are real"),
+        ([0.5, 0.7, 0.8, 0.9, 0.95, 0.99], "every image is called fake, although 17% are real"),
         ([0.1, 0.2, 0.3, 0.4, 0.45, 0.49], "every image is called real, although 83% are fake"),
     ],
 )
@@ -156,9 +158,15 @@ def test_every_figure_of_a_resample_is_that_of_the_repeated_groups(seed):
     repeated = np.repeat(np.arange(60), counts[groups])
     expected = metrics.summarise(predictions(labels[repeated], scores[repeated]), 0.4, bootstrap=0)
     found = bootstrap.intervals(labels, scores, groups, 0.4, resamples=1, seed=seed)
-    assert set(found) == set(bootstrap.FIGURES) <= set(expected)
+    of_classes = {f"{figure}_{name}" for figure in ("precision", "recall") for name in ("real", "fake")}
+    others = {"auc", "accuracy", "balanced_accuracy", "f1", "eer", "tpr_at_fpr_1pct", "tpr_at_fpr_01pct"}
+    assert set(found) == of_classes | others
     for name, (low, high) in found.items():
         assert low == high == pytest.approx(expected[name], abs=1e-12), name
+
+
+def test_an_interval_holds_the_middle_95_percent():
+    assert bootstrap.percentiles([None, *range(1001)]) == (pytest.approx(25), pytest.approx(975))
 
 
 def test_figures_that_no_resample_has_have_no_interval():
@@ -226,6 +234,13 @@ def test_the_interval_is_the_same_every_time_and_holds_the_auc():
     assert summary["auc_interval"] == summary["intervals"]["auc"]
 
 
+@pytest.mark.parametrize(
+    ("images", "resamples"), [(0, 1000), (200_000, 1000), (400_000, 500), (1_000_000, 200), (10**9, 200)]
+)
+def test_of_many_images_there_are_fewer_resamples(images, resamples):
+    assert metrics.resamples_for(images) == resamples
+
+
 def test_an_interval_needs_two_groups():
     assert metrics.summarise(predictions([0, 1, 0, 1], [0.1, 0.2, 0.3, 0.4], ["a"] * 4))["auc_interval"] is None
 
@@ -243,7 +258,7 @@ def test_records_without_a_group_are_groups_of_their_own():
 
 
 def test_each_category_is_summarised_by_itself():
-    table = predictions([0, 1, 0, 1], [0.1, 0.9, 0.8, 0.9], category=["cat", "cat", "dog", "dog"])
+    table = predictions([0, 1, 0, 1], [0.1, 0.9, 0.6, 0.9], category=["cat", "cat", "dog", "dog"])
     by_category = metrics.summarise_by(table, "category")
     assert {name: summary["accuracy"] for name, summary in by_category.items()} == {"cat": 1.0, "dog": 0.5}
 

@@ -67,6 +67,15 @@ def test_a_row_comes_again_only_after_all_of_its_stratum(order):
             assert sorted(drawn[start : start + len(members)]) == members.tolist()
 
 
+def test_the_orders_never_change_between_releases():
+    # A checkpoint of an old release must be resumable: these numbers may not change.
+    mixed = StratifiedOrder(7, 4, seed=3, strata=np.array([0, 1, 0, 1, 1, 2, 0]), quotas=(2, 1, 1))
+    assert first_positions(mixed, 16).tolist() == [2, 4, 6, 5, 0, 2, 5, 3, 1, 5, 6, 0, 4, 6, 5, 0]
+    blocked = BlockedOrder(10, 4, seed=3, block_size=3, window_size=6)
+    assert first_positions(blocked, 20).tolist() == [9, 3, 4, 5, 0, 1, 2, 8, 6, 7, 0, 1, 6, 7, 8, 2, 9, 3, 4, 5]
+    assert BlockedOrder(10, 4, seed=3) == BlockedOrder(10, 4, seed=3, block_size=64, window_size=4096)
+
+
 def test_balanced_batches_hold_as_many_real_as_fake():
     labels = np.array([1] * 45 + [0] * 5, np.int8)
     order = balanced_order(labels, 8, seed=3)
@@ -94,6 +103,15 @@ def test_sources_are_mixed_by_their_weights():
     order = mixed_order(sources, {"b": 1, "a": 3}, 4, seed=0)
     rows = first_positions(order, 400).reshape(100, 4)
     assert ((rows < 5).sum(axis=1) == 3).all()
+    written_otherwise = mixed_order(sources, {"a": 3, "b": 1}, 4, seed=0)
+    assert first_positions(written_otherwise, 400).tolist() == rows.ravel().tolist()
+
+
+@given(stratified_orders())
+def test_draw_rates_are_those_of_the_long_run(order):
+    times = int(np.lcm.reduce(np.bincount(order.strata)))  # after so many cycles each stratum has come round
+    drawn = np.bincount(first_positions(order, times * sum(order.quotas)), minlength=order.num_examples)
+    assert order.draw_rates() == pytest.approx(drawn / drawn.mean())
 
 
 @pytest.mark.parametrize(
@@ -103,6 +121,7 @@ def test_sources_are_mixed_by_their_weights():
         ([3, 1], (3, 1)),
         ([0.7, 0.3], (7, 3)),
         ([1, 1, 1], (334, 333, 333)),
+        ([14, 27, 9959], (1, 3, 996)),  # 1.4, 2.7, 995.9
         ([0.999, 0.001], (999, 1)),
         ([5e-9, 5e-9], (1, 1)),
     ],
@@ -190,3 +209,12 @@ def test_windows_smaller_than_a_block_are_refused(block, window):
 def test_strata_that_do_not_fit_are_refused(strata, quotas):
     with pytest.raises(ValueError, match="Received"):
         StratifiedOrder(len(strata), 4, 0, strata=np.array(strata), quotas=quotas)
+
+
+def test_sizes_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match="Each of 3 rows must be in one of 2 strata"):
+        StratifiedOrder(3, 4, 0, strata=np.array([0, 1]), quotas=(1, 1))
+    with pytest.raises(ValueError, match="global_batch_size must be at least 1"):
+        StratifiedOrder(2, 0, 0, strata=np.array([0, 1]), quotas=(1, 1))
+    with pytest.raises(ValueError, match="global_batch_size must be at least 1"):
+        BlockedOrder(10, 0, 0)

@@ -167,7 +167,7 @@ def apportion(weights: list[float], num_draws: int = _CYCLE) -> tuple[int, ...]:
         raise ValueError(f"Weights must be positive numbers. Received: {weights}")
     exact = [weight / sum(weights) * num_draws for weight in weights]
     quotas = [math.floor(share) for share in exact]
-    by_remainder = sorted(range(len(weights)), key=lambda index: (quotas[index] - exact[index], index))
+    by_remainder = sorted(range(len(weights)), key=lambda index: quotas[index] - exact[index])
     for index in by_remainder[: num_draws - sum(quotas)]:
         quotas[index] += 1
     if min(quotas) < 1:
