@@ -79,6 +79,24 @@ def _interlaced_without_last_row() -> bytes:
     return join([parts[0], (b"IDAT", zlib.compress(zlib.decompress(parts[1][1])[: -3 * WIDTH - 1])), parts[2]])
 
 
+def _before_end(kind: bytes, content: bytes, *more: tuple[bytes, bytes]) -> bytes:
+    """The plain PNG with further chunks before the last one."""
+    parts = chunks(_png())
+    return join([*parts[:-1], (kind, content), *more, parts[-1]])
+
+
+def _with_header_byte(place: int, value: int) -> bytes:
+    """The plain PNG with one byte of its IHDR changed; its checksum holds."""
+    (kind, content), *others = chunks(_png())
+    return join([(kind, content[:place] + bytes((value,)) + content[place + 1 :]), *others])
+
+
+def _bmp_with(offset: int, value: int) -> bytes:
+    """A plain BMP with one byte of its header changed."""
+    bmp = encode(rgb(), "BMP")
+    return bmp[:offset] + bytes((value,)) + bmp[offset + 1 :]
+
+
 def _tiff_declaring(width: int, height: int) -> bytes:
     """A TIFF of a few bytes that says how large it is, in its directory."""
     entries = ((256, 4, width), (257, 4, height), (258, 3, 8), (259, 3, 1), (262, 3, 1), (273, 4, 8), (279, 4, 9))
@@ -170,6 +188,14 @@ _bad(
 )
 _bad("png_without_palette.png", "undecodable", "header", lambda: png_of_samples(np.zeros((9, 9, 1), int), 8, 3))
 _bad("png_unknown_critical.png", "undecodable", "header", lambda: insert(_png(), b"ABCD", b"must be understood"))
+_bad("png_unknown_critical_at_end.png", "undecodable", "checksum", lambda: _before_end(b"ABCD", b"must be understood"))
+_bad("png_second_header.png", "undecodable", "checksum", lambda: insert(_png(), *chunks(_png())[0]))
+_bad("png_empty_palette.png", "undecodable", "checksum", lambda: insert(_png(), b"PLTE", b""))
+_bad("png_long_palette.png", "undecodable", "checksum", lambda: insert(_png(), b"PLTE", bytes(771)))
+_bad("png_text_between_data.png", "undecodable", "checksum", lambda: _before_end(b"tEXt", b"a\0b", (b"IDAT", b"")))
+_bad("png_without_data.png", "undecodable", "header", lambda: join([chunks(_png())[0], chunks(_png())[-1]]))
+for _place in (10, 11, 12):  # compression, filter, interlacing
+    _bad(f"png_unknown_method_{_place}.png", "undecodable", "header", lambda place=_place: _with_header_byte(place, 2))
 _bad("png_bad_depth.png", "undecodable", "header", lambda: join([png_header(9, 9, 3, 2), *chunks(_png())[1:]]))
 _bad("png_no_pixels.png", "undecodable", "header", lambda: join([png_header(0, 9, 8, 2), *chunks(_png())[1:]]))
 _bad(
@@ -178,6 +204,8 @@ _bad(
     "header",
     lambda: join([png_header(60_000, 60_000, 8, 2), *chunks(_png())[1:]]),
 )
+_bad("bmp_of_2_bits.bmp", "unsupported", "header", lambda: _bmp_with(28, 2))
+_bad("bmp_that_holds_a_jpeg.bmp", "unsupported", "header", lambda: _bmp_with(30, 4))
 _bad("bmp_cut.bmp", "truncated", "checksum", lambda: encode(rgb(), "BMP")[:-1000])
 _bad(
     "bmp_bomb.bmp",

@@ -356,6 +356,23 @@ def _bmp_from_the_top():
     return bytes(data), rgb()
 
 
+@_odd("bmp_of_os2.bmp")
+def _bmp_of_os2():
+    """The oldest header, with sizes of 16 bits."""
+    rows = b"".join(row[:, ::-1].tobytes() + bytes(-3 * WIDTH % 4) for row in rgb()[::-1])
+    header = struct.pack("<IHHHH", 12, WIDTH, HEIGHT, 1, 24)
+    return b"BM" + struct.pack("<IHHI", 26 + len(rows), 0, 0, 26) + header + rows, rgb()
+
+
+@_odd("bmp_bit_fields.bmp", ("alpha",))
+def _bmp_bit_fields():
+    """Where red, green, blue and alpha are is said by masks."""
+    rows = _alpha()[::-1, :, [2, 1, 0, 3]].tobytes()
+    masks = struct.pack("<IIII", 0xFF0000, 0xFF00, 0xFF, 0xFF000000)
+    header = struct.pack("<IiiHHIIiiII", 108, WIDTH, HEIGHT, 1, 32, 3, len(rows), 0, 0, 0, 0) + masks + bytes(52)
+    return b"BM" + struct.pack("<IHHI", 122 + len(rows), 0, 0, 122) + header + rows, rgb()
+
+
 @_odd("gif_plain.gif", ("palette",))
 def _gif():
     image, pixels = _palette_image()
@@ -398,6 +415,15 @@ _odd("tiff_strips.tif")(lambda: (encode(rgb(), "TIFF", tiffinfo={278: 7}, compre
 
 
 _odd("tiff_tiled.tif", ("grey",))(lambda: (tiled_tiff(rgb()[..., 0], 256, 256), grey_as_rgb(rgb()[..., 0])))
+
+
+@_odd("tiff_big_endian.tif", ("grey",))
+def _tiff_big_endian():
+    grey = rgb()[..., 0]
+    tags = {256: WIDTH, 257: HEIGHT, 258: 8, 259: 1, 262: 1, 273: 8, 278: HEIGHT, 279: grey.size}
+    directory = b"".join(struct.pack(">HHII", tag, 4, 1, value) for tag, value in tags.items())
+    start = b"MM\0*" + struct.pack(">I", 8 + grey.size)
+    return start + grey.tobytes() + struct.pack(">H", len(tags)) + directory + bytes(4), grey_as_rgb(grey)
 
 
 @_odd("tiff_fax.tif", ("grey",))

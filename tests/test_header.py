@@ -76,7 +76,7 @@ def test_of_a_tiff_the_first_page_alone_is_looked_at():
 
 
 @pytest.mark.parametrize("kind", ODD)
-@pytest.mark.parametrize("prefix", [1, 17, 100, 4096])
+@pytest.mark.parametrize("prefix", [1, 17, 45, 100, 4096])
 def test_a_prefix_gives_the_same_facts(kind, prefix):
     data = ODD[kind]().data
     facts, _ = inspect_from_the_beginning(data, prefix)
@@ -110,6 +110,32 @@ def test_what_was_found_instead_is_named():
     assert "rate limit exceeded" in sentence("json")
     assert "Git LFS pointer" in sentence("lfs_pointer")
     assert "60000 x 60000" in sentence("png_bomb")
+
+
+@pytest.mark.parametrize(
+    ("beginning", "says"),
+    [
+        (b"%PDF-1.7", "not_an_image: the file is a PDF document"),
+        (b"PK\x03\x04", "not_an_image: the file is a zip archive"),
+        (b"\x1f\x8b\x08", "not_an_image: the file is a gzip archive"),
+        (b"\x7fELF", "not_an_image: the file is a program"),
+        (b"RIFF\x24\0\0\0WAVEfmt ", "not_an_image: the file has no known image signature"),
+        (b"\xef\xbb\xbf \n<HTML>", "not_an_image: the file is an HTML page"),
+        (b'<?xml version="1.0"?><error>', "not_an_image: the file is an XML document"),
+        (b'<?xml version="1.0"?><svg>', "unsupported: the file is an SVG drawing"),
+        (b"\0\0\0\x0cjP  \r\n", "unsupported: the file is a JPEG 2000 image"),
+        (b"\xff\x4f\xff\x51", "unsupported: the file is a JPEG 2000 image"),
+        (b"\0\0\0\x0cJXL \r\n", "unsupported: the file is a JPEG XL image"),
+        (b"\xff\x0a", "unsupported: the file is a JPEG XL image"),
+        (b"8BPS\0\x01", "unsupported: the file is a Photoshop image"),
+        (b"\0\0\x01\0\x01", "unsupported: the file is a Windows icon image"),
+        (b"qoif", "unsupported: the file is a QOI image"),
+    ],
+)
+def test_other_formats_are_called_by_their_names(beginning, says):
+    with pytest.raises(BadImage) as refusal:
+        inspect(beginning + b" and more" * 3)
+    assert f"{refusal.value.code}: {refusal.value}".startswith(says)
 
 
 def test_the_largest_image_is_a_boundary():
@@ -146,6 +172,9 @@ def test_refusals_survive_a_process_boundary():
         ("a.jpg", "PNG", ("wrong_extension",)),
         ("a.png", "JPEG", ("wrong_extension",)),
         ("a.jpg.png", "PNG", ()),
+        ("a.jpg.png", "JPEG", ("wrong_extension",)),
+        ("a.jfif", "JPEG", ()),
+        ("a.jpe", "PNG", ("wrong_extension",)),
         ("a.tif", "TIFF", ()),
         ("a.webp", "WEBP", ()),
         ("a.dat", "PNG", ()),  # no image extension: nothing is claimed

@@ -1,6 +1,7 @@
 """Three depths of validation: every bad kind refused at its depth for its reason, no good file refused at any."""
 
 import functools
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import skimage
 from bad_images import BAD
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from odd_images import ODD, encode, join, rgb
+from odd_images import ODD, chunks, encode, interlaced_png, join, rgb
 
 from tfds_builders.records.decode import decode_rgb, plain_bytes
 from tfds_builders.records.facts import CODES
@@ -82,6 +83,15 @@ def test_a_missing_end_is_told_from_missing_pixels(kind):
     assert refusal(data[:-1], "checksum") == "missing_end_marker"
     assert refusal(data[:-2], "checksum") == "missing_end_marker"
     assert refusal(data[:-12], "checksum") == "truncated"
+
+
+@pytest.mark.parametrize("height", range(1, 10))
+@pytest.mark.parametrize("make", [interlaced_png, lambda pixels: encode(pixels, "PNG")], ids=["interlaced", "plain"])
+def test_the_last_byte_of_every_png_is_missed(make, height):
+    for width in range(1, 10):
+        header, (_, stream), end = chunks(make(rgb(width, height)))
+        for pixels, expected in ((zlib.decompress(stream), None), (zlib.decompress(stream)[:-1], "truncated")):
+            assert refusal(join([header, (b"IDAT", zlib.compress(pixels)), end]), "decode") == expected
 
 
 @given(st.data())
