@@ -60,7 +60,7 @@ def test_the_manifest_tells_of_the_new_images(built):
 def test_it_says_what_it_was_made_from(original, built):
     build, source = (json.loads((folder / BUILD).read_text()) for folder in (built, original))
     assert build["made_with"] == {
-        "dataset": "deepfake_faces", "version": "1.0.0", "fingerprint": source["fingerprint"], "side": 224
+        "dataset": "deepfake_faces", "version": "1.1.0", "fingerprint": source["fingerprint"], "side": 224
     }  # fmt: skip
 
 

@@ -21,8 +21,11 @@ FACES = "faces_224"
 class Builder(ShardedBuilder):
     """DatasetBuilder for deepfake_faces."""
 
-    VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES = {"1.0.0": "First version: grouped 70/15/15, and 16,000 + 16,000 as a scheme."}
+    VERSION = tfds.core.Version("1.1.0")
+    RELEASE_NOTES = {
+        "1.1.0": "The scheme's 16,000 + 16,000 are kept to the image; rounding each split gave one more or less.",
+        "1.0.0": "First version: grouped 70/15/15, and 16,000 + 16,000 as a scheme.",
+    }
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
         "Run `kaggle datasets download dagnelies/deepfake-faces` and put the zip, or the folder made by unpacking it, "
         "into --manual_dir. It holds metadata.csv and faces_224/<video>.jpg."
