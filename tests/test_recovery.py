@@ -10,19 +10,29 @@ import subprocess
 import sys
 from pathlib import Path
 
-import keras
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from tests import tiny_family
+from tests import tiny_family, tiny_jobs
 from tests.small_dataset import write_dataset
 from tests.test_damage import damage
 from tests.test_options import EVERY_OPTION
+from tests.tiny_jobs import (
+    BATCH,
+    EPOCHS,
+    SEED,
+    SPLITS,
+    STEPS_PER_EPOCH,
+    assert_bit_equal,
+    assert_close,
+    assert_logged_once,
+    outcome,
+)
 from tfds_builders.records.errors import Refused
-from trainers import job, tracking
+from trainers import job
 from trainers.checkpoints import load_state
-from trainers.config import ClusterConfig, Config, DataConfig, JobConfig, ModelConfig, OptimiserConfig, from_dict
+from trainers.config import from_dict
 from trainers.dataset import load
 from trainers.home import jobs_dir, ray_dir
 from trainers.inputs import training_batches
@@ -35,10 +45,6 @@ from trainers.strategy import Resources
 from trainers.worker import Task
 
 pytestmark = pytest.mark.long
-
-SPLITS = {"train": 60, "validation": 13, "test": 17}
-EPOCHS, STEPS_PER_EPOCH, BATCH, SEED = 3, 5, 12, 5
-TIMES = ("seconds", "train/images_per_second", "train/step_seconds", "train/data_wait_share")
 
 
 @pytest.fixture(scope="module")
@@ -59,65 +65,13 @@ def jobs(ray_session, data, tmp_path_factory):
         def run(
             name: str, deaths: str = "", weights: str = "none", order: str = "plain", optimiser=None, **cluster
         ) -> job.JobResult:
-            options = {"cpus_per_worker": 1} | cluster
-            steps = {"epochs": EPOCHS, "global_batch_size": BATCH, "learning_rate": 1e-2, "steps_per_call": 1}
+            config = tiny_jobs.config(data, name, optimiser, order=order, weights=weights, **cluster)
             (data / "toy" / "deaths").write_text(f"{deaths}\n")
-            config = Config(
-                data=DataConfig(dataset="toy", data_dir=str(data), order=order),
-                model=ModelConfig(family="tiny", variant="tiny", weights=weights, image_size=32),
-                optimiser=OptimiserConfig(**steps | (optimiser or {})),
-                cluster=ClusterConfig(**options),
-                job=JobConfig(name=name, seed=SEED, register=False),
-            )
             result = job.run(config)
             assert not (data / "toy" / "deaths").read_text().strip()  # all of them have happened
             return result
 
         yield run
-
-
-def outcome(result: job.JobResult):
-    """(weights, history without times, predictions) of a finished job."""
-    folder = Path(result.directory)
-    history = json.loads((folder / "history.json").read_text())
-    history = [{key: entry[key] for key in entry if key not in TIMES} for entry in history]
-    return (
-        keras.models.load_model(folder / "model.keras").get_weights(),
-        history,
-        pq.read_table(folder / "predictions.parquet"),
-    )
-
-
-def assert_bit_equal(one: job.JobResult, two: job.JobResult) -> None:
-    (weights_1, history_1, table_1), (weights_2, history_2, table_2) = outcome(one), outcome(two)
-    assert history_1 == history_2
-    assert all(np.array_equal(a, b) for a, b in zip(weights_1, weights_2, strict=True))
-    assert table_1.equals(table_2)
-
-
-def assert_close(one: job.JobResult, two: job.JobResult) -> None:
-    (weights_1, history_1, table_1), (weights_2, history_2, table_2) = outcome(one), outcome(two)
-    for entry_1, entry_2 in zip(history_1, history_2, strict=True):
-        assert entry_1 == pytest.approx(entry_2, rel=1e-4)
-    for a, b in zip(weights_1, weights_2, strict=True):
-        assert np.linalg.norm(a - b) <= 1e-4 * np.linalg.norm(a) + 1e-7
-    assert table_1["id"].equals(table_2["id"])
-    np.testing.assert_allclose(table_1["p_fake"], table_2["p_fake"], rtol=1e-4)
-
-
-def assert_logged_once(result: job.JobResult) -> None:
-    """One run of that name, and one value for each metric and epoch."""
-    client = tracking.client_of()
-    runs = client.search_runs([client.get_experiment_by_name("realshard").experiment_id])
-    (run,) = [run for run in runs if run.info.run_name == result.name]
-    assert (run.info.run_id, run.info.status) == (result.run_id, "FINISHED")
-    of_training = [key for key in run.data.metrics if key.startswith(("train/", "validation/"))]
-    assert {"train/loss", "train/accuracy", "validation/loss", "validation/accuracy"} <= set(of_training)
-    for key in of_training:
-        assert [metric.step for metric in client.get_metric_history(run.info.run_id, key)] == list(range(EPOCHS)), key
-    history = json.loads((Path(result.directory) / "history.json").read_text())
-    logged = client.get_metric_history(run.info.run_id, "train/loss")
-    assert [metric.value for metric in logged] == [entry["train/loss"] for entry in history]
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from trainers.config import Config, ModelConfig
 from trainers.models.family import Family, Phase, train_all_layers
 from trainers.models.layers import stock_dropout
 
-SLOW_SECS = 0.2
+SLOW_SECS, POLL_SECS = 0.2, 0.05
 
 
 def build(config: ModelConfig, dropout: Any = None, with_weights: bool = True) -> keras.Model:
@@ -61,9 +61,10 @@ def train(settings: dict[str, Any]) -> None:
     The file `deaths` beside the dataset, if there is one, has a line "RANK STEP" for each death, in the order of the
     steps: the worker of that rank kills itself by SIGKILL after the step, before anything of it is stored. A FIFO
     `hold-EPOCH` there holds the training after that epoch (counted from 0) until somebody who opened it for writing
-    closes it. The file `slow` there names the rank of a worker that takes SLOW_SECS to
-    augment an image. In the file `builds` there a line "PID fetch" or "PID model" says that ImageNet weights would
-    have been fetched, ahead of the model or with it.
+    closes it. The file `hold` names a step after which every worker is held as long as the file is there; the file
+    `notice` one after which every worker waits until it hears that a machine is leaving. The file `slow` names the
+    rank of a worker that takes SLOW_SECS to augment an image. In the file `steps` a line "RANK STEP" says that a worker
+    has taken a step; in the file `fetches` a line "PID begins" or "PID ends" that it fetches ImageNet weights.
     """
     import ray.train
     import tensorflow as tf
@@ -90,7 +91,19 @@ def train(settings: dict[str, Any]) -> None:
             if first == f"{self.rank} {self.step}":
                 deaths.write_text("".join(f"{line}\n" for line in others) or "\n")
                 os.kill(os.getpid(), signal.SIGKILL)
-            return super().is_machine_leaving()
+            is_leaving = super().is_machine_leaving()
+            while self._is_step("notice") and not is_leaving:
+                is_leaving = super().is_machine_leaving()
+            note("steps", f"{self.rank} {self.step}")
+            while self._is_step("hold"):
+                time.sleep(POLL_SECS)
+            return is_leaving
+
+        def _is_step(self, name):
+            try:
+                return (folder / name).read_text() == str(self.step)
+            except FileNotFoundError:
+                return False
 
         def report(self, metrics, *arguments, **options):
             super().report(metrics, *arguments, **options)
@@ -101,13 +114,13 @@ def train(settings: dict[str, Any]) -> None:
     def build_noted(config, dropout=None, with_weights=True):
         if not with_weights or config.weights != "imagenet" or tf.distribute.has_strategy():
             return build(config, dropout, with_weights)
-        note(f"{os.getpid()} begins")
+        note("fetches", f"{os.getpid()} begins")
         model = build(config, dropout, with_weights)
-        note(f"{os.getpid()} ends")
+        note("fetches", f"{os.getpid()} ends")
         return model
 
-    def note(line):
-        with open(folder / "fetches", "a") as file:
+    def note(name, line):
+        with open(folder / name, "a") as file:
             file.write(f"{line}\n")
 
     def augment_slowly(*arguments):
