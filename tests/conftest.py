@@ -22,6 +22,7 @@ _LONGEST_FIRST = (
     "test_recovery.py",
     "test_families.py",
     "test_replicas.py",
+    "test_machines_lost.py",
     "test_family_jobs.py",
     "test_kills.py",
     "test_search.py",

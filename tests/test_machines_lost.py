@@ -25,7 +25,12 @@ pytestmark = pytest.mark.long
 
 NUM_STEPS = EPOCHS * STEPS_PER_EPOCH
 LIMIT_SECS = 120  # for anything waited for
-NOTICE_SECS = 20  # from the announcement to the end of a machine: time for a checkpoint, however busy this one is
+NOTICE_SECS = 10  # from the announcement to the end of a machine: time for a checkpoint, however busy this one is
+SETTINGS = {
+    "RAY_health_check_period_ms": "1000",  # five of them make a machine dead whose raylet does not answer
+    "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "0.1",
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "3",  # until room is looked for once more
+}
 
 # The driver, in a process of its own: the machines belong to this one.
 DRIVER = """
@@ -46,52 +51,56 @@ class Machines:
     def __init__(self):
         from ray.cluster_utils import Cluster
 
-        self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-        self.address = self.cluster.address
-        self.first, self.second = self.add(), self.add()
+        self._cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+        self.address, self._state = self._cluster.address, self._cluster.global_state
+        self.present: list[Any] = []
 
-    def add(self) -> Any:
-        return self.cluster.add_node(num_cpus=1)
+    def complete(self) -> None:
+        """Adds as many machines as are not there any more."""
+        while len(self.present) < 2:
+            self.present.append(self._cluster.add_node(num_cpus=1))
 
-    def is_waited_for(self) -> bool:
-        """Whether a job waits for room that is not there."""
-        groups = self.cluster.global_state.placement_group_table().values()
-        return any(group["state"] == "PENDING" for group in groups)
-
-    def is_alive(self, machine: Any) -> bool:
-        nodes = self.cluster.global_state.node_table()
-        return any(node["Alive"] for node in nodes if node["NodeID"] == machine.node_id)
-
-    def kill(self, machine: Any) -> None:
-        """By SIGKILL to its raylet, as if it lost power: its workers end when they notice."""
+    def kill(self) -> Any:
+        """SIGKILL to a machine's raylet, as if it lost power: its worker ends when it notices."""
+        machine = self.present.pop()
         machine.all_processes["raylet"][0].process.kill()
+        return machine
 
-    def announce_end(self, machine: Any, secs: int) -> None:
-        """Drains it, as clouds do when they take a machine back; those that run Ray take it away after `secs`."""
-        ray = [sys.executable, "-m", "ray.scripts.scripts", "drain-node", "--address", self.cluster.address]
-        why = ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "taken back"]
-        subprocess.run(
-            [*ray, "--node-id", machine.node_id, *why, "--deadline-remaining-seconds", str(secs)],
-            check=True,
-            timeout=LIMIT_SECS,
-        )
+    def announce_end(self, secs: float) -> Any:
+        """Drains a machine, as clouds do before they take it back, here after `secs`."""
+        import ray
+        from ray.core.generated.autoscaler_pb2 import DrainNodeReason
 
+        machine, reason = self.present.pop(), DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+        deadline = int(1000 * (time.time() + secs))  # in ms
+        control_store = ray._raylet.GcsClient(address=self.address)
+        is_accepted, why_not = control_store.drain_node(machine.node_id, reason, "taken back", deadline)
+        assert is_accepted, why_not
+        return machine
 
-@contextlib.contextmanager
-def machines() -> Iterator[Machines]:
-    started = Machines()
-    try:
-        yield started
-    finally:
-        started.cluster.shutdown()
+    def has(self, machine: Any) -> bool:
+        return any(node["Alive"] for node in self._state.node_table() if node["NodeID"] == machine.node_id)
+
+    def requests(self) -> int:
+        """How often jobs have asked for room for their workers."""
+        return len(self._state.placement_group_table())
+
+    def end(self) -> None:
+        self._cluster.shutdown()
 
 
 class RunningJob:
-    """A job of two workers on the machines, in a process of its own."""
+    """A job of two workers on the machines, in a process of its own.
 
-    def __init__(self, data: Path, name: str, address: str, **cluster: Any):
-        self.name, self._data = name, data / "toy"
+    Args:
+      waits: what tests/tiny_family.py finds in the files `hold` and `notice`.
+    """
+
+    def __init__(self, data: Path, name: str, address: str, waits: dict[str, int], **cluster: Any):
+        self.name, self._data, self._waits = name, data / "toy", waits
         (self._data / "steps").unlink(missing_ok=True)
+        for file, step in waits.items():
+            (self._data / file).write_text(str(step))
         config = tiny_jobs.config(data, name, workers="2", **cluster)
         self._log = data / f"{name}.log"
         with open(self._log, "w") as log:
@@ -122,7 +131,9 @@ class RunningJob:
 
     @property
     def said(self) -> str:
-        return self._log.read_text()
+        """What it has printed, but that Ray Train could not ask the dashboard, of which there is none."""
+        lines = self._log.read_text().splitlines()
+        return "\n".join(line for line in lines if "Failed to query Ray Train Controller" not in line)
 
     def until(self, condition: Callable[[], bool]) -> None:
         deadline = time.monotonic() + LIMIT_SECS
@@ -131,11 +142,17 @@ class RunningJob:
             assert time.monotonic() < deadline, self.said[-3000:]
             time.sleep(0.05)
 
+    def release(self) -> None:
+        """Workers that begin from now on wait nowhere."""
+        for file in self._waits:
+            (self._data / file).unlink(missing_ok=True)
+
     def result(self) -> JobResult:
         assert self._process.wait(LIMIT_SECS) == 0, self.said[-3000:]
         return JobResult(**json.loads((jobs_dir() / self.name / "result.json").read_text()))
 
     def end(self) -> None:
+        self.release()
         self._process.kill()
         self._process.wait(LIMIT_SECS)
 
@@ -150,46 +167,53 @@ def data(tmp_path_factory, repository) -> Iterator[Path]:
         patch.setenv("RAY_TMPDIR", ray_folder)
         patch.setenv("REALSHARD_HOME", str(tmp_path_factory.mktemp("home")))
         patch.setenv("PYTHONPATH", str(repository))
-        patch.setenv("RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S", "0.1")
+        for name, value in SETTINGS.items():
+            patch.setenv(name, value)
         yield root
 
 
-@pytest.fixture
-def job(data):
-    """A function that begins a job; when the test ends, however it does, its driver has ended too."""
-    with contextlib.ExitStack() as ends:
-
-        def begin(name: str, address: str, **cluster: Any) -> RunningJob:
-            begun = RunningJob(data, name, address, **cluster)
-            ends.callback(begun.end)
-            return begun
-
-        yield begin
-        for name in ("hold", "notice"):
-            (data / "toy" / name).unlink(missing_ok=True)
+@pytest.fixture(scope="module")
+def machines(data) -> Iterator[Machines]:
+    started = Machines()
+    try:
+        yield started
+    finally:
+        started.end()
 
 
 @pytest.fixture(scope="module")
-def undisturbed(data) -> JobResult:
-    with machines() as cluster:
-        running = RunningJob(data, "undisturbed", cluster.address)
+def run(data, machines):
+    """A context manager that begins a job on two machines; at its end, however it comes, the driver has ended too."""
+
+    @contextlib.contextmanager
+    def begun(name: str, waits: dict[str, int] | None = None, **cluster: Any) -> Iterator[RunningJob]:
+        machines.complete()
+        running = RunningJob(data, name, machines.address, waits or {}, **cluster)
         try:
-            result = running.result()
+            yield running
         finally:
             running.end()
+
+    return begun
+
+
+@pytest.fixture(scope="module")
+def undisturbed(run) -> JobResult:
+    with run("undisturbed") as running:
+        result = running.result()
     assert running.steps == {rank: list(range(1, NUM_STEPS + 1)) for rank in ("0", "1")}
     return result
 
 
-def test_a_job_whose_machine_dies_goes_on_when_another_joins(undisturbed, data, job):
-    (data / "toy" / "hold").write_text("8")  # in the middle of the second epoch
-    with machines() as there:
-        running = job("died", there.address, checkpoint_steps=2, max_failures=1)
+def test_a_job_whose_machine_dies_goes_on_when_another_joins(undisturbed, machines, run):
+    """Later than Ray Train looks for room for the first time."""
+    with run("died", {"hold": 8}, checkpoint_steps=2, max_failures=1) as running:  # held in the second epoch
         running.until(lambda: running.has_taken(8))
-        there.kill(there.second)
-        running.until(lambda: not there.is_alive(there.second) and there.is_waited_for())
-        (data / "toy" / "hold").unlink()
-        there.add()
+        before, killed = machines.requests(), machines.kill()
+        running.until(lambda: machines.requests() >= before + 2)  # the first one was in vain
+        assert not machines.has(killed)
+        running.release()
+        machines.complete()
         result = running.result()
     for taken in running.steps.values():
         first = taken[8]  # after the restart; the newest checkpoint may not have been whole
@@ -199,21 +223,18 @@ def test_a_job_whose_machine_dies_goes_on_when_another_joins(undisturbed, data, 
     assert_logged_once(result)
 
 
-def test_a_job_whose_machine_is_announced_to_leave_saves_its_work_first(undisturbed, data, job):
-    """No checkpoint but this one is due within an epoch."""
-    (data / "toy" / "notice").write_text("7")
-    (data / "toy" / "hold").write_text("9")
-    with machines() as there:
-        running = job("announced", there.address, max_failures=0)  # Ray Train counts announced losses apart
+def test_a_job_whose_machine_is_announced_to_leave_saves_its_work_first(undisturbed, machines, run):
+    """No checkpoint but this one is due within an epoch. Ray Train counts announced losses apart from failures."""
+    with run("announced", {"notice": 7, "hold": 9}, max_failures=0) as running:
         running.until(lambda: running.has_taken(6))
-        there.announce_end(there.second, NOTICE_SECS)
+        before, leaving = machines.requests(), machines.announce_end(NOTICE_SECS)
         running.until(lambda: running.has_taken(9))
         assert 7 in running.checkpoints()
-        running.until(there.is_waited_for)
-        (data / "toy" / "hold").unlink()
-        there.add()
+        running.until(lambda: machines.requests() >= before + 2)
+        running.release()
+        machines.complete()
         result = running.result()
-        assert not there.is_alive(there.second)
+    assert not machines.has(leaving)
     assert "resumed after epoch 1, step 7" in running.said
     assert running.steps == {rank: [*range(1, 10), *range(8, NUM_STEPS + 1)] for rank in ("0", "1")}
     assert_bit_equal(undisturbed, result)
