@@ -74,6 +74,25 @@ def _without_later_scans() -> bytes:
     return jpeg[: jpeg.rindex(b"\xff\xc4", 0, second)] + b"\xff\xd9"
 
 
+def _frame_header() -> bytes:
+    begin = _jpeg().index(b"\xff\xc0")
+    return _jpeg()[begin : begin + 2 + int.from_bytes(_jpeg()[begin + 2 : begin + 4])]
+
+
+def _with_segment(segment: bytes) -> bytes:
+    """The plain JPEG with one more segment before its Huffman tables, after its frame header."""
+    begin = _jpeg().index(b"\xff\xc4")
+    return _jpeg()[:begin] + segment + _jpeg()[begin:]
+
+
+def _progressive_beyond_block() -> bytes:
+    """A progressive JPEG whose second scan ends at coefficient 64 of 0..63."""
+    jpeg = bytearray(encode(rgb(), "JPEG", progressive=True))
+    second = jpeg.index(b"\xff\xda", jpeg.index(b"\xff\xda") + 2)
+    jpeg[second + 8] = 64  # marker, length, number of components (1), its number and tables, first, last
+    return bytes(jpeg)
+
+
 def _interlaced_without_last_row() -> bytes:
     parts = chunks(interlaced_png(rgb()))
     return join([parts[0], (b"IDAT", zlib.compress(zlib.decompress(parts[1][1])[: -3 * WIDTH - 1])), parts[2]])
@@ -131,6 +150,10 @@ _bad("jpeg_without_end.jpg", "missing_end_marker", "checksum", lambda: _jpeg()[:
 _bad("jpeg_without_half_of_end.jpg", "missing_end_marker", "checksum", lambda: _jpeg()[:-1])
 _bad("jpeg_without_table.jpg", "undecodable", "checksum", lambda: drop_segment(_jpeg(), 0xDB))
 _bad("jpeg_marker_in_data.jpg", "undecodable", "checksum", lambda: _jpeg()[:-40] + b"\xff\x10" + _jpeg()[-38:])
+_bad("jpeg_without_scans.jpg", "truncated", "checksum", lambda: _jpeg()[: _jpeg().index(b"\xff\xda")] + b"\xff\xd9")
+_bad("jpeg_restart_as_segment.jpg", "undecodable", "checksum", lambda: _with_segment(b"\xff\xd0\0\x04ab"))
+_bad("jpeg_second_frame.jpg", "undecodable", "checksum", lambda: _with_segment(_frame_header()))
+_bad("jpeg_scan_beyond_block.jpg", "undecodable", "checksum", _progressive_beyond_block)
 _bad("jpeg_without_later_scans.jpg", "truncated", "checksum", _without_later_scans)
 _bad("jpeg_cut_and_ended.jpg", "truncated", "decode", lambda: _jpeg()[: len(_jpeg()) * 3 // 4] + b"\xff\xd9")
 _bad("jpeg_taller_than_data.jpg", "truncated", "decode", lambda: patch_sof(_jpeg(), 6, 2 * HEIGHT))

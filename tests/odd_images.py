@@ -194,6 +194,7 @@ def _sixteen_bit(channels: int) -> np.ndarray:
 
 
 _odd("jpeg_plain.jpg")(lambda: encode(rgb(), "JPEG"))
+_odd("jpeg_extended.jpg")(lambda: encode(rgb(), "JPEG").replace(b"\xff\xc0", b"\xff\xc1", 1))  # SOF1
 _odd("jpeg_full_chroma.jpg")(lambda: encode(rgb(), "JPEG", quality=97, subsampling=0))
 _odd("jpeg_grey.jpg", ("grey",))(lambda: encode(rgb()[..., 0], "JPEG"))
 _odd("jpeg_progressive.jpg", ("progressive",))(lambda: encode(rgb(), "JPEG", progressive=True))

@@ -295,6 +295,44 @@ def test_imbalance_names_the_score_of_a_constant(tmp_path):
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("share", "severities"),
+    [
+        (0.55, {}),
+        (0.65, {"splits_differ": "low", "class_imbalance": "low"}),
+        (0.75, {"splits_differ": "medium", "class_imbalance": "medium"}),
+        (0.85, {"splits_differ": "medium", "class_imbalance": "high"}),
+    ],
+)
+def test_splits_of_another_mixture_are_found_and_the_worst_is_judged(share, severities, tmp_path):
+    records = [
+        dataclasses.replace(
+            record,
+            split="train" if at < 40 else "test",
+            label=at % 2 if at < 40 else int(at - 40 < 40 * share),
+        )
+        for at, record in enumerate(small_records(80))
+    ]
+    _, findings = find_imbalance(load(write_records(tmp_path, records)))
+    assert {finding.code: finding.severity for finding in findings} == severities
+    for finding in findings:
+        expected = {"low": 0.5, "high": share} if finding.code == "splits_differ" else {"split": "test"}
+        assert {name: finding.numbers[name] for name in expected} == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("count", "every", "severity"), [(400, 2, "medium"), (402, 2, "low"), (40, 2, "high"), (60, 20, None)]
+)
+def test_a_category_of_one_class_weighs_by_its_share_unless_nearly_all_are_of_it(count, every, severity, tmp_path):
+    """Twenty fakes of one category; beside them, one in `every` is real."""
+    records = [
+        dataclasses.replace(record, category="told" if at < 20 else "", label=int(at < 20 or at % every > 0))
+        for at, record in enumerate(small_records(count))
+    ]
+    _, findings = find_imbalance(load(write_records(tmp_path, records)))
+    assert [f.severity for f in findings if f.code == "category_tells_class"] == ([severity] if severity else [])
+
+
 def test_categories_of_one_class_are_found(tmp_path):
     records = [
         dataclasses.replace(record, category="mixed" if at < 60 else ("real only", "fake only")[record.label])

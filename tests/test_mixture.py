@@ -11,7 +11,16 @@ from trainers.card import card_of
 from trainers.config import DataConfig
 from trainers.dataset import load
 from trainers.inputs import BatchIterator, training_batches
-from trainers.mixture import concatenate, find_all, load_all, pinned, resolve
+from trainers.mixture import (
+    concatenate,
+    find_all,
+    ids_apart,
+    load_all,
+    load_unchanged,
+    named_apart,
+    pinned,
+    resolve,
+)
 from trainers.order import Order
 from trainers.policies import BlockedOrder, make_order, mixed_order
 from trainers.training import predictions
@@ -81,7 +90,31 @@ def test_directories_are_found_and_loaded_by_name(datasets, tmp_path):
 def test_the_published_mixture_is_known_by_its_name():
     data = resolve(DataConfig(dataset="merged_faces"))
     assert (data.dataset, data.split_scheme) == ("deepfake_and_real,deepfake_faces", "merged")
-    assert resolve(DataConfig(dataset="cats")) == DataConfig(dataset="cats")
+    assert resolve(DataConfig(dataset="merged_faces", split_scheme="balanced")).split_scheme == "balanced"
+    for data in (DataConfig(dataset="cats"), DataConfig(dataset="cats", split_scheme="balanced")):
+        assert resolve(data) == data
+
+
+def test_a_dataset_is_found_where_it_lay_or_was_moved_to_if_it_is_the_same(datasets, tmp_path):
+    (cats, _), here, elsewhere = datasets, tmp_path / "cats" / "1.0.0", tmp_path / "moved"
+    assert load_unchanged([here], ["cats:1.0.0"], cats.fingerprint, "").directory == here
+    assert load_unchanged([here], ["cats:1.0.0"], "another", tmp_path) is None
+    (tmp_path / "cats").rename(elsewhere)
+    assert load_unchanged([here], ["cats:1.0.0"], cats.fingerprint, tmp_path) is None
+    elsewhere.mkdir(exist_ok=True)
+    write_dataset(tmp_path / "other", {"train": 6, "test": 3}, name="cats", seed=1)
+    found = load_unchanged([here], ["cats:1.0.0"], cats.fingerprint, tmp_path / "other")
+    assert found.directory == tmp_path / "other" / "cats" / "1.0.0"
+
+
+def test_names_of_predictions_on_several_datasets_are_kept_apart():
+    def table(datasets, ids):
+        return pa.table({"dataset": datasets, "id": ids, "group": ["g", ""], "video": ["", "v"]})
+
+    two = named_apart(table(["cats", "faces"], ["1", "1"]))
+    assert two.select(["group", "video"]).to_pydict() == {"group": ["cats/g", ""], "video": ["", "faces/v"]}
+    assert ids_apart(two).to_pylist() == ["cats/1", "faces/1"]
+    assert ids_apart(table(["cats", "cats"], ["1", "2"])).to_pylist() == ["1", "2"]
 
 
 def test_versions_are_taken_and_kept_with_the_weights(datasets, tmp_path):
@@ -95,17 +128,19 @@ def test_versions_are_taken_and_kept_with_the_weights(datasets, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("expression", "order", "from_faces", "fakes"),
+    ("expression", "order", "from_faces", "fakes", "quotas"),
     [
-        ("cats=1,faces=3", "plain", 18, None),
-        ("cats:1.0.0=1,faces:1.0.0=3", "plain", 18, None),
-        ("cats=1,faces=3", "balanced", 18, 12),
-        ("cats,faces", "balanced", None, 12),
+        ("cats=1,faces=3", "plain", 18, None, (1, 3)),
+        ("cats:1.0.0=1,faces:1.0.0=3", "plain", 18, None, (1, 3)),
+        ("cats=1,faces=3", "balanced", 18, 12, (1, 1, 3, 3)),
+        ("cats,faces", "balanced", None, 12, (1, 1)),
     ],
 )
-def test_the_order_is_what_the_flags_say(datasets, expression, order, from_faces, fakes):
+def test_the_order_is_what_the_flags_say(datasets, expression, order, from_faces, fakes, quotas):
     records = concatenate(datasets).select("train")
-    rows, _ = make_order(records, DataConfig(dataset=expression, order=order), 24, seed=0).batch(2)
+    made = make_order(records, DataConfig(dataset=expression, order=order), 24, seed=0)
+    rows, _ = made.batch(2)
+    assert made.quotas == quotas
     if from_faces:
         assert (rows >= 6).sum() == from_faces
     if fakes:
