@@ -359,8 +359,11 @@ def test_copies_and_leaks_of_a_scheme_weigh_less_than_those_of_the_split(tmp_pat
     dataset = load(write_records(tmp_path, records))
     counts, exact = find_exact(dataset)
     assert (counts["images"], counts["pictures"], counts["across_labels"]) == (16, 8, 0)
-    severities = {f.numbers["column"]: f.severity for f in exact if f.code == "exact_duplicates_across_splits"}
-    assert severities == {"scheme_other": "medium"}
+    # Of the pairs, in turn, one side is left out, one is in both splits, and one side is left out.
+    assert counts["across_splits"] == {"split": {}, "scheme_other": {"train": 3, "test": 3}}
+    (across,) = [finding for finding in exact if finding.code == "exact_duplicates_across_splits"]
+    assert (across.numbers, across.severity) == ({"column": "scheme_other", "test": 3}, "medium")
+    assert across.sentence.startswith("3 of 29 test images (10.3 %) of the scheme other have")
     rows, leaks = find_leaks(dataset)
     assert {f.numbers["column"]: f.severity for f in leaks} == {"scheme_other": "medium"}
     assert {row["column"]: row["leaking"] for row in rows} == {"split": 0, "scheme_other": counts_leaking(records)}
@@ -401,9 +404,14 @@ def counts_leaking(records: list[Planned]) -> int:
 def test_a_video_in_two_splits_is_found(tmp_path):
     records = [dataclasses.replace(r, video=f"clip {at // 2}", group="") for at, r in enumerate(small_records(40))]
     records[1] = dataclasses.replace(records[1], split="test")
-    _, findings = find_leaks(load(write_records(tmp_path, records)))
-    assert [finding.code for finding in findings] == ["no_groups", "video_leak"]
-    assert findings[1].numbers["leaking"] == 1
+    records[-1] = dataclasses.replace(records[-1], video="")
+    rows, findings = find_leaks(load(write_records(tmp_path, records)))
+    assert [(finding.code, finding.severity) for finding in findings] == [("no_groups", "info"), ("video_leak", "high")]
+    concerned = {"train": 1, "test": 1}
+    assert findings[1].numbers == {"column": "split", "leaking": 1, "of": 20, "records": concerned}
+    assert "1 test image (4.8 %), 1 train image (5.3 %); for example 'clip 0'" in findings[1].sentence
+    row = {"kind": "video", "column": "split", "count": 20, "leaking": 1, "examples": ["clip 0"], "records": concerned}
+    assert rows == [row]
 
 
 def test_quarantine_is_told_by_reason_and_class(tmp_path):

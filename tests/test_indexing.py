@@ -46,6 +46,15 @@ class WithIds(Stock):
     FEATURES = {"id": tfds.features.Text(), "group": tfds.features.Text()}
 
 
+class WithOneId(WithIds):
+    def _generate_examples(self, count, first):
+        return ((index, example | {"id": "the same"}) for index, example in super()._generate_examples(count, first))
+
+
+class ThreeClasses(Stock):
+    NAMES = ("fake", "real", "unsure")
+
+
 class OtherNames(Stock):
     NAMES = ("ai", "nature")
 
@@ -150,6 +159,31 @@ def test_it_is_trained_on_like_any_other(tiny, tmp_path):
     _, (entry,), table = outcome(tmp_path / "job")
     assert np.isfinite(entry["train/loss"])
     assert table.num_rows == 10 + 12
+
+
+def test_ids_that_come_twice_are_refused(tmp_path):
+    with pytest.raises(Refused, match="must be unique"):
+        load(build(WithOneId, tmp_path).data_dir)
+
+
+def test_three_classes_are_refused(tmp_path):
+    with pytest.raises(Refused, match=r"a feature label of 2 classes\. Received: image, label, 3 classes"):
+        load(build(ThreeClasses, tmp_path).data_dir)
+
+
+def test_without_names_of_the_classes_they_are_taken_for_ours(tmp_path):
+    directory = Path(build(Stock, tmp_path).data_dir)
+    named = load(directory).select("test").labels
+    (directory / "label.labels.txt").unlink()
+    assert load(directory).select("test").labels.tolist() == (1 - named).tolist()
+
+
+def test_another_file_format_is_refused(tmp_path):
+    directory = Path(build(Stock, tmp_path).data_dir)
+    info = directory / "dataset_info.json"
+    info.write_text(info.read_text().replace('"fileFormat": "tfrecord"', '"fileFormat": "array_record"'))
+    with pytest.raises(Refused, match=r"must be written as tfrecord\. Received: array_record"):
+        load(directory)
 
 
 def test_classes_of_other_names_are_refused(tmp_path):
