@@ -5,13 +5,12 @@ import json
 import socket
 import threading
 import time
-from pathlib import Path
 
 import pytest
 
 from tfds_builders.records.errors import Refused
 from trainers import store, tracking
-from trainers.run_logger import NoLogger, RunLogger, ending_badly
+from trainers.run_logger import RunLogger, ending_badly
 from trainers.system_metrics import system_metrics
 
 
@@ -311,28 +310,16 @@ def test_the_machine_is_watched_and_a_resumed_job_goes_on_counting(experiment_id
     RunLogger(run_id).ensure_complete({})  # samples are no part of the account
 
 
-def test_figures_params_and_tags_reach_the_run(experiment_id, tmp_path):
+def test_figures_and_tags_reach_the_run(experiment_id, tmp_path):
     run_id = tracking.open_run(experiment_id, "job-figures", {}, {})
     for name in ("roc.png", "confusion.png"):
         (tmp_path / name).write_bytes(b"PNG")
     logger = RunLogger(run_id)
     logger.figures(tmp_path)
-    logger.params({"steps_per_epoch": 12})
     logger.tags({"realshard.best_epoch": 3})
     client = tracking.client_of()
     assert {item.path for item in client.list_artifacts(run_id, "figures")} == {
         "figures/roc.png",
         "figures/confusion.png",
     }
-    assert client.get_run(run_id).data.params == {"steps_per_epoch": "12"}
     assert client.get_run(run_id).data.tags["realshard.best_epoch"] == "3"
-
-
-def test_the_logger_that_writes_nothing_can_do_all_that_the_real_one_can():
-    def methods(kind: type) -> set[str]:
-        return {name for name, value in vars(kind).items() if callable(value) and not name.startswith("_")}
-
-    assert methods(RunLogger) == methods(NoLogger)
-    NoLogger().epoch(1, {"train/loss": 0.5})
-    NoLogger().artifact(Path("nowhere"))
-    NoLogger().finish()

@@ -28,38 +28,15 @@ SYSTEM_METRICS = "system/"  # MLflow's prefix; they have steps of their own
 
 
 class NoLogger:
-    """A logger that writes nothing: for the workers that are not the first."""
+    """What a training asks of its logger, doing nothing: for the workers that are not the first."""
 
     def epoch(self, step: int, metrics: Mapping[str, float | None]) -> None:
         """Nothing."""
 
-    def flush(self) -> None:
-        """Nothing."""
-
-    def ensure_complete(self, metrics: Mapping[int, Mapping[str, float | None]]) -> int:
-        """Nothing."""
-        return 0
-
     def checkpoint(self, epoch: int, model: Any, name: str, settings: Settings) -> None:
         """Nothing."""
 
-    def next_step(self, key: str) -> int:
-        """Nothing."""
-        return 0
-
-    def params(self, params: Mapping[str, Any]) -> None:
-        """Nothing."""
-
-    def tags(self, tags: Mapping[str, Any]) -> None:
-        """Nothing."""
-
-    def artifact(self, path: Path, folder: str | None = None) -> None:
-        """Nothing."""
-
-    def figures(self, directory: Path) -> None:
-        """Nothing."""
-
-    def finish(self, status: str = "FINISHED") -> None:
+    def flush(self) -> None:
         """Nothing."""
 
 
@@ -162,11 +139,6 @@ class RunLogger(NoLogger):
     def _read(self) -> set[tuple[str, int]]:
         keys = [key for key in self._client.get_run(self.run_id).data.metrics if not key.startswith(SYSTEM_METRICS)]
         return {(key, metric.step) for key in keys for metric in self._client.get_metric_history(self.run_id, key)}
-
-    def params(self, params: Mapping[str, Any]) -> None:
-        """Logs params that were not known when the run was opened."""
-        entities = mlflow_module().entities
-        self._client.log_batch(self.run_id, params=[entities.Param(key, str(params[key])) for key in params])
 
     def tags(self, tags: Mapping[str, Any]) -> None:
         """Sets tags; a tag of that name is replaced."""
