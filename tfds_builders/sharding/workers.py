@@ -3,34 +3,12 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import chain, islice
-from typing import Any, Protocol
+from typing import Any
 
 from tfds_builders.records.ray_address import prepare_ray_address
 
 _MAX_WORKER_DEATHS = 10  # of one task before the build gives up: a worker may be killed, not all of them for ever
 _IN_FLIGHT_PER_CPU = 4  # tasks submitted ahead: enough to keep workers busy, few enough to bound memory
-
-
-class Workers(Protocol):
-    """Runs a function over argument tuples."""
-
-    def map(
-        self,
-        function: Callable,
-        arguments: Iterable[tuple],
-        poll: Callable[[], None] | None = None,
-        begun: Sequence[Any] = (),
-    ) -> Iterator:
-        """Yields function(*args) for each args, in the order in which they finish. Exceptions come out.
-
-        `poll` is called now and then while waiting, to show progress. The results of what was `begun` come too.
-        """
-
-    def begin(self, function: Callable, *args: Any) -> Any:
-        """Lets function(*args) run; what it returns is for `map` to wait for. The caller sees to it that few wait."""
-
-    def close(self) -> None:
-        """Ends what was started."""
 
 
 class ThisProcess:
@@ -43,20 +21,25 @@ class ThisProcess:
         poll: Callable[[], None] | None = None,
         begun: Sequence[Any] = (),
     ) -> Iterator:
+        """Yields function(*args) for each args, in the order in which they finish. Exceptions come out.
+
+        `poll` is called now and then while waiting, to show progress. The results of what was `begun` come too.
+        """
         for task in chain(begun, (partial(function, *args) for args in arguments)):
             yield task()
             if poll:
                 poll()
 
     def begin(self, function: Callable, *args: Any) -> Any:
+        """Lets function(*args) run; what it returns is for `map` to wait for. The caller sees to it that few wait."""
         return partial(function, *args)
 
     def close(self) -> None:
-        pass
+        """Ends what was started."""
 
 
 class RayWorkers:
-    """Runs each call as a Ray task; a task whose worker dies is run again by Ray.
+    """The same, each call as a Ray task; a task whose worker dies is run again by Ray.
 
     Raises:
       Refused: RAY_ADDRESS is set and nothing answers there.
@@ -103,3 +86,6 @@ class RayWorkers:
     def close(self) -> None:
         if self._started:
             self._ray.shutdown()
+
+
+Workers = ThisProcess | RayWorkers
