@@ -38,7 +38,7 @@ from trainers.config import AugmentConfig
 from trainers.dataset import Records, find, load
 from trainers.inputs import BatchIterator, training_batches
 from trainers.order import Order
-from trainers.pixel_cache import Budget, open_cache
+from trainers.pixel_cache import open_cache
 from trainers.reader import RecordReader
 
 BATCH = 32  # images, as in the published training
@@ -252,9 +252,7 @@ def threads_and_processes(records: Records, num_images: int, rounds: int) -> dic
 def png_cache(records: Records, work: Path, num_images: int, rounds: int) -> float:
     """The pixel cache against decoding the same PNG files."""
     start = time.perf_counter()
-    cache = open_cache(
-        records, "benchmark", image_size=SIZE, directory=work / "pixels", budget=Budget(disk_bytes=2**40)
-    )
+    cache = open_cache(records, "benchmark", image_size=SIZE, directory=work / "pixels", max_bytes=2**40)
     print(f"\nPNG: the pixel cache was made at {len(records) / (time.perf_counter() - start):,.0f} images/s")
     sides = {
         "decoded": ours(records, image_size=SIZE),

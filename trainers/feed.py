@@ -12,7 +12,7 @@ from trainers.config import Config
 from trainers.dataset import Records
 from trainers.inputs import CHUNK_RECORDS, Source, evaluation_batches, training_batches
 from trainers.order import Order
-from trainers.pixel_cache import Budget, PixelCache, check_room, open_cache
+from trainers.pixel_cache import PixelCache, check_room, open_cache
 from trainers.reader import naming_damage
 from trainers.strategy import Resources
 from trainers.waiting import WAIT_SHARE, bottleneck, stage_seconds
@@ -56,16 +56,14 @@ class Feed:
         most = check_room(parts, data, model.image_size)
         for split, part in parts.items():
             with _naming_damage(part):
-                cache = open_cache(
+                self._pixels[split] = open_cache(
                     part,
                     fingerprint,
                     image_size=model.image_size,
                     aspect=model.aspect,
-                    directory=directory,
-                    budget=Budget(**{f"{data.pixel_cache}_bytes": most}),
+                    directory=directory if data.pixel_cache == "disk" else None,
+                    max_bytes=most,
                 )
-            assert cache is not None  # it fits
-            self._pixels[split] = cache
 
     def training(self, first_step: int) -> MakeDataset:
         """Training batches from `first_step` on, for `strategy.distribute_datasets_from_function`."""

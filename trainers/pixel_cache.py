@@ -1,6 +1,6 @@
 """Decoded and resized pixels, made once: for images that decode too slowly to feed a device.
 
-    cache = open_cache(records, fingerprint, image_size=224, directory=home() / "pixels", budget=Budget(disk_bytes=...))
+    cache = open_cache(records, fingerprint, image_size=224, directory=home() / "pixels", max_bytes=...)
     training_batches(records, order, image_size=224, seed=0, pixels=cache)     # cache may be None: decode each time
 
 A cache on disk is one file of raw pixels, one record after the other, mapped into memory by all processes that use it;
@@ -16,7 +16,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import google_crc32c
@@ -30,18 +30,6 @@ from trainers.home import locked
 
 VERSION = 1  # to be raised whenever the same record would give other pixels
 PIXELS, CHECKSUMS, INFO = "pixels.u8", "checksums.npy", "info.json"
-
-
-@dataclasses.dataclass(frozen=True)
-class Budget:
-    """How large caches may be, bytes; 0: none there. Memory is preferred."""
-
-    memory_bytes: int = 0  # of one cache
-    disk_bytes: int = 0  # of all caches in a directory together
-
-    def choose(self, num_bytes: int) -> str | None:
-        """ "memory", "disk", or None if `num_bytes` fit into neither."""
-        return "memory" if num_bytes <= self.memory_bytes else "disk" if num_bytes <= self.disk_bytes else None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -104,12 +92,11 @@ def open_cache(
     fingerprint: str,
     *,
     image_size: int,
-    directory: Path,
-    budget: Budget,
+    directory: Path | None,
+    max_bytes: int,
     aspect: str = RESIZE,
-    advance: Callable[[int], object] = lambda num_images: None,
-) -> PixelCache | None:
-    """The pixels of `records`, from an earlier run or made now; None if they do not fit the budget.
+) -> PixelCache:
+    """The pixels of `records`, from an earlier run or made now.
 
     Of several processes that ask for one cache on disk at the same time, one makes it and the others wait.
 
@@ -117,30 +104,24 @@ def open_cache(
       records: all that will be read.
       fingerprint: of their dataset.
       image_size: side, pixels.
-      directory: where caches on disk are kept, each in a folder named after what it holds.
-      budget: for this cache.
+      directory: where caches on disk are kept, each in a folder named after what it holds; None: in memory.
+      max_bytes: of all caches on disk together; others are removed until this one has room.
       aspect: how images become squares; not "random_crop".
-      advance: told how many more images are decoded, now and then.
 
     Raises:
-      OSError: the disk is full, although the budget allowed for it.
+      OSError: the disk is full.
       tf.errors.OpError: a damaged record.
     """
     shape = (len(records), image_size, image_size, 3)
-    place = budget.choose(int(np.prod(shape, dtype=np.int64)))
-    if place is None:
-        return None
-    if place == "memory":
+    if directory is None:
         pixels = np.empty(shape, np.uint8)
-        checksums = _fill(pixels, records, aspect, advance)
-        return PixelCache(records, pixels, checksums, None, aspect)
-    key = cache_key(records, fingerprint, image_size, aspect)
-    folder = Path(directory) / key
+        return PixelCache(records, pixels, _fill(pixels, records, aspect), None, aspect)
+    folder = directory / cache_key(records, fingerprint, image_size, aspect)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with locked(folder.with_suffix(".lock")):
         if not _is_whole(folder, shape):
-            _make_room(folder, budget.disk_bytes - int(np.prod(shape, dtype=np.int64)))
-            _make(folder, shape, records, aspect, advance)
+            _make_room(folder, max_bytes - num_bytes(records, image_size))
+            _make(folder, shape, records, aspect)
         os.utime(folder / INFO, ns=(time.time_ns(),) * 2)  # the last use; the file system's own clock is coarse
         pixels = np.memmap(folder / PIXELS, np.uint8, "r", shape=shape)
         return PixelCache(records, pixels, np.load(folder / CHECKSUMS), folder / PIXELS, aspect)
@@ -211,9 +192,7 @@ def _make_room(folder: Path, num_bytes: int) -> None:
             left -= size
 
 
-def _make(
-    folder: Path, shape: tuple[int, ...], records: Records, aspect: str, advance: Callable[[int], object]
-) -> None:
+def _make(folder: Path, shape: tuple[int, ...], records: Records, aspect: str) -> None:
     unfinished = folder.with_suffix(".unfinished")
     for leftover in (unfinished, folder):
         shutil.rmtree(leftover, ignore_errors=True)
@@ -222,7 +201,7 @@ def _make(
         with (unfinished / PIXELS).open("wb") as file:  # a full disk is found now, not by a signal while mapped
             os.posix_fallocate(file.fileno(), 0, int(np.prod(shape, dtype=np.int64)))
         pixels = np.memmap(unfinished / PIXELS, np.uint8, "r+", shape=shape)
-        np.save(unfinished / CHECKSUMS, _fill(pixels, records, aspect, advance))
+        np.save(unfinished / CHECKSUMS, _fill(pixels, records, aspect))
         pixels.flush()
         (unfinished / INFO).write_text(json.dumps({"version": VERSION, "shape": shape}))
     except BaseException:
@@ -231,7 +210,7 @@ def _make(
     unfinished.rename(folder)
 
 
-def _fill(pixels: np.ndarray, records: Records, aspect: str, advance: Callable[[int], object]) -> np.ndarray:
+def _fill(pixels: np.ndarray, records: Records, aspect: str) -> np.ndarray:
     """Decodes all records into `pixels`; returns their checksums, uint32 [n]."""
     from trainers.inputs import BatchIterator, evaluation_batches
 
@@ -243,5 +222,4 @@ def _fill(pixels: np.ndarray, records: Records, aspect: str, advance: Callable[[
             rows, images = batch["row"].numpy()[is_real], batch["image"].numpy()[is_real]
             pixels[rows] = images
             checksums[rows] = [google_crc32c.value(image.tobytes()) for image in images]
-            advance(len(rows))
     return checksums
