@@ -23,7 +23,7 @@ from trainers.mixture import (
 )
 from trainers.order import Order
 from trainers.policies import BlockedOrder, make_order, mixed_order
-from trainers.training import predictions
+from trainers.predictions import predictions
 
 
 @pytest.fixture
@@ -162,7 +162,7 @@ def test_a_weighted_dataset_that_gives_nothing_is_refused(datasets):
 def test_a_jobs_card_keeps_equal_groups_of_two_datasets_apart(datasets):
     def of(dataset):
         records = dataset.select("train")
-        return predictions(records, np.linspace(0, 1, len(records)), "test")
+        return predictions(records, np.linspace(0, 1, len(records)), split="test")
 
     alone = [card_of(of(dataset))["summary"]["groups"] for dataset in datasets]
     assert of(datasets[0])["group"].to_pylist() == ["train-0"] * 4 + ["train-1"] * 2

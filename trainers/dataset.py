@@ -160,7 +160,7 @@ class Dataset:
             raise Refused(f"{self.name} has no split scheme {scheme!r}; it has: {_listed(schemes) or 'none'}.")
         parts = self._parts(split, column)
         kept = self._is_in(parts, column)
-        table = self.table.set_column(self.table.column_names.index("split"), "split", self.table[column])
+        table = with_column(self.table, "split", self.table[column])
         for column, values in (only or {}).items():
             kept = pc.and_(kept, self._is_one_of(column, values))
         for column, values in (exclude or {}).items():
@@ -300,6 +300,11 @@ def _check_shards(location: Location, table: pa.Table) -> None:
         if found[name] < end:
             state = "is missing" if found[name] < 0 else f"has {found[name]} bytes"
             raise Refused(f"The manifest needs {end} bytes of {join(location, name)}, which {state}. Build it again.")
+
+
+def with_column(table: pa.Table, name: str, values: pa.Array | pa.ChunkedArray) -> pa.Table:
+    """`table` with `values` in its column `name`, at its place."""
+    return table.set_column(table.column_names.index(name), name, values)
 
 
 def _listed(names: Collection[str]) -> str:

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from trainers.config import from_dict, to_dict
+from trainers.dataset import with_column
 from trainers.history import History, losses
 from trainers.home import ray_dir
 from trainers.jobs import JobFolder
@@ -96,8 +97,7 @@ def _combine(members: Sequence[Path], folder: JobFolder, name: str) -> None:
     average_models(models, name).save(work / MODEL)
     tables = [pq.read_table(member / PREDICTIONS) for member in members]
     p_fake = np.mean([table["p_fake"].to_numpy() for table in tables], axis=0)
-    column = tables[0].schema.get_field_index("p_fake")
-    pq.write_table(tables[0].set_column(column, "p_fake", pa.array(p_fake)), work / PREDICTIONS)
+    pq.write_table(with_column(tables[0], "p_fake", pa.array(p_fake)), work / PREDICTIONS)
     (work / HISTORY).write_text(json.dumps(mean_history([_read_history(member) for member in members]), indent=1))
     folder.take(work, (HISTORY, PREDICTIONS, MODEL))
 

@@ -19,7 +19,7 @@ from tfds_builders.records.errors import Refused
 from tfds_builders.records.schema import SCHEME_PREFIX
 from trainers.checks import dataset_weights
 from trainers.data_config import DataConfig
-from trainers.dataset import MEMBER, Dataset, find, load
+from trainers.dataset import MEMBER, Dataset, find, load, with_column
 from trainers.storage import Location, default_data_dir
 
 # Published mixtures by name: the datasets, and the split scheme that says which part of each was taken.
@@ -105,9 +105,9 @@ def concatenate(datasets: Sequence[Dataset]) -> Dataset:
         for dataset, folder in zip(datasets, folders, strict=True)
     ]
     table = pa.concat_tables(tables, promote_options="default")
-    for index, field in enumerate(table.schema):
-        if field.name.startswith(SCHEME_PREFIX):
-            table = table.set_column(index, field, pc.fill_null(table[field.name], ""))
+    for column in table.column_names:
+        if column.startswith(SCHEME_PREFIX):
+            table = with_column(table, column, pc.fill_null(table[column], ""))
     identity = "\n".join(f"{dataset.name} {dataset.fingerprint}" for dataset in datasets)
     return Dataset(
         directory=directory,
@@ -127,7 +127,7 @@ def named_apart(predictions: pa.Table) -> pa.Table:
         bare = predictions[column]
         names = pc.binary_join_element_wise(predictions[MEMBER], bare, "/")
         named = pc.if_else(pc.equal(bare, ""), "", names)  # "" is in no group
-        predictions = predictions.set_column(predictions.column_names.index(column), column, named)
+        predictions = with_column(predictions, column, named)
     return predictions
 
 
@@ -148,5 +148,5 @@ def _prefixed(dataset: Dataset, folder: str) -> pa.Table:
     for column, prefix in (("id", dataset.name), ("shard", folder)):
         if prefix != ".":
             values = pc.binary_join_element_wise(prefix, table[column], "/")
-            table = table.set_column(table.column_names.index(column), column, values)
+            table = with_column(table, column, values)
     return table.append_column(MEMBER, pa.repeat(dataset.name, table.num_rows))

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from tfds_builders.records.schema import MANIFEST
 from trainers import tracking
 from trainers.config import Config, from_dict
-from trainers.dataset import DATASET_INFO, Dataset, Records
+from trainers.dataset import DATASET_INFO, Dataset, Records, with_column
 from trainers.indexing import index_shards
 from trainers.mixture import load_unchanged
 from trainers.starting_weights import RUN_TAG
@@ -147,7 +147,7 @@ def _identities(dataset: Dataset) -> pa.Table:
         table = _manifest(source)
         if len(dataset.sources) > 1:  # ids of a mixture begin with the dataset's name
             name = str(source).rstrip("/").split("/")[-2]
-            table = table.set_column(0, "id", pc.binary_join_element_wise(name, table["id"], "/"))
+            table = with_column(table, "id", pc.binary_join_element_wise(name, table["id"], "/"))
         tables.append(table)
     return pa.concat_tables(tables)
 

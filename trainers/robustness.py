@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from trainers import attacks, metrics
 from trainers.card_pictures import Part
+from trainers.dataset import with_column
 from trainers.perturbations import PERTURBATIONS, Perturbation
 from trainers.progress import Progress
 from trainers.reader import open_reader
@@ -82,10 +83,9 @@ def robustness(detector: Detector, images: Sample) -> list[dict[str, Any]]:
                 scores.setdefault(key, []).append(network.score_pixels(few))
             progress.update(len(labels))
     predictions = pa.concat_tables([table for _, _, table in images])
-    place = predictions.column_names.index("p_fake")
     rows = []
     for (name, strength, unit), parts in scores.items():
-        table = predictions.set_column(place, "p_fake", pa.array(np.concatenate(parts), pa.float64()))
+        table = with_column(predictions, "p_fake", pa.array(np.concatenate(parts), pa.float64()))
         summary = metrics.summarise(table, network.threshold, bootstrap=0)
         rows.append({"change": name, "strength": strength, "unit": unit} | {key: summary[key] for key in _KEYS})
     return rows

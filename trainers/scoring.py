@@ -9,11 +9,11 @@ import pyarrow as pa
 from tfds_builders.records.errors import Refused
 from tfds_builders.records.pixels import load_pixels
 from trainers.dataset import Records
+from trainers.predictions import predictions
 from trainers.progress import Progress
 from trainers.registry import Detector, excess_difference
 
 BATCH_IMAGES = 32
-_PREDICTED_COLUMNS = ("id", "split", "label", "category", "group", "video", "generator")
 _COMPARED_IMAGES = 8  # scored from their bytes as well, by the model's own decoder
 
 
@@ -28,7 +28,7 @@ def score(detector: Detector, records: Records, dataset: str) -> pa.Table:
       dataset: its name, for the column of that name.
 
     Returns:
-      The manifest's columns id, split, label, category, group, video, generator; dataset; p_fake (float64).
+      The table of trainers/predictions.py.
 
     Raises:
       Refused: a damaged record, by name; a model that decodes images otherwise than this version does.
@@ -36,9 +36,7 @@ def score(detector: Detector, records: Records, dataset: str) -> pa.Table:
     model = f"{detector.name} v{detector.version}"
     p_fake = _score(detector, records, Progress(f"{model} on {dataset}: image", len(records)))
     _check_decoder(detector, records)
-    table = records.table.select(list(_PREDICTED_COLUMNS))
-    table = table.append_column("dataset", pa.array([dataset] * len(table), pa.string()))
-    return table.append_column("p_fake", pa.array(p_fake, pa.float64()))
+    return predictions(records, p_fake, dataset=dataset)
 
 
 def _score(detector: Detector, records: Records, progress: Progress) -> np.ndarray:

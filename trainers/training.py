@@ -23,26 +23,25 @@ from trainers.agreement import Agreement
 from trainers.calls import step_metrics, train_steps
 from trainers.compiled import why_not_compiled
 from trainers.config import difference, from_dict, to_dict
-from trainers.dataset import MEMBER, Records
+from trainers.dataset import Records
 from trainers.decision import Decision
 from trainers.errors import CannotTrain
 from trainers.feed import Feed
 from trainers.history import SPEED, best_epoch, losses, metrics_of, of_phase, position
 from trainers.home import keras_dir, locked
 from trainers.loop import StepOptions, StepResults, TrainStep
-from trainers.mixture import load_all, named_apart
+from trainers.mixture import load_all
 from trainers.models.families import FAMILIES
 from trainers.models.layers import GlobalBatch, dropout_maker, with_global_batch_norm
 from trainers.optimiser import averaged_weights, class_weights, computing_in, make_optimizer
 from trainers.packing import Settings
 from trainers.policies import make_order
+from trainers.predictions import predictions
 from trainers.progress import Progress, duration
 from trainers.rate import epoch_rates, scaled
 from trainers.reader import naming_damage
 from trainers.validation import Evaluation, evaluation_metrics
 from trainers.worker import HISTORY, MODEL, PREDICTIONS, Task, selected, with_shuffled_labels
-
-PREDICTED_COLUMNS = ("id", "split", "label", "category", "group", "video", "generator")
 
 
 class Training:
@@ -292,7 +291,7 @@ class Training:
         if self._config.optimiser.precision != "float32":  # scores are those of the saved model, which is in float32
             self._evaluation = Evaluation(self._strategy, stock_model)
         scores = {split: self._evaluate(self._records[split], split) for split in ("validation", "test")}
-        tables = [predictions(self._records[split], scores[split], split) for split in scores]
+        tables = [predictions(self._records[split], scores[split], split=split) for split in scores]
 
         def write(directory: Path) -> None:
             checkpoints.save(directory, replace(self._state, is_finished=True))
@@ -333,15 +332,3 @@ class Training:
     def _log(self, line: str) -> None:
         if not self._reports.rank:
             print(line, flush=True)
-
-
-def predictions(records: Records, p_fake: np.ndarray, split: str) -> pa.Table:
-    """The manifest's columns of `records` that reports need, of a mixture the dataset's name too, and `p_fake` float64.
-
-    `split` is what the records were used as: of `--test-split train[90%:]` the manifest says "train".
-    """
-    is_mixture = MEMBER in records.table.column_names
-    table = records.table.select([*PREDICTED_COLUMNS, MEMBER] if is_mixture else list(PREDICTED_COLUMNS))
-    table = named_apart(table) if is_mixture else table
-    table = table.set_column(PREDICTED_COLUMNS.index("split"), "split", pa.repeat(split, len(records)))
-    return table.append_column("p_fake", pa.array(p_fake, pa.float64()))

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from tfds_builders.records.errors import Refused
 from trainers.checks import selection
 from trainers.config import Config
-from trainers.dataset import Dataset, Records
+from trainers.dataset import Dataset, Records, with_column
 from trainers.errors import CannotTrain
 from trainers.strategy import Resources
 
@@ -75,8 +75,7 @@ def with_shuffled_labels(records: Records, seed: int) -> Records:
     from trainers.order import permutation
 
     labels = pa.array(records.labels[permutation(len(records), seed, epoch=0)], pa.int8())
-    column = records.table.schema.get_field_index("label")
-    return replace(records, table=records.table.set_column(column, "label", labels))
+    return replace(records, table=with_column(records.table, "label", labels))
 
 
 def train(settings: dict[str, Task]) -> None:
