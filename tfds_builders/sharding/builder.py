@@ -9,7 +9,6 @@ The stock methods of TFDS stay in place: `GeneratorBasedBuilder._generate_splits
 that the engine is tested and measured against.
 """
 
-import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -22,6 +21,7 @@ import tensorflow_datasets as tfds
 
 from tfds_builders.records.errors import Refused
 from tfds_builders.records.schema import LABELS, SPLITS
+from tfds_builders.sharding import settings
 from tfds_builders.sharding.build import Options, build, say
 from tfds_builders.sharding.harmonise import harmonise
 from tfds_builders.sharding.manifest import Excluded, Record, entries_of, list_records
@@ -31,9 +31,7 @@ from tfds_builders.sharding.splits import FRACTIONS, grouped, leaking_groups, st
 from tfds_builders.sharding.staging import Staging
 from tfds_builders.sharding.workers import ThisProcess
 
-VALIDATION_LEVELS = ("header", "checksum", "decode")
 _REUSE = tfds.download.GenerateMode.REUSE_DATASET_IF_EXISTS
-_DEFAULT_MAX_QUARANTINED = 0.01  # above this share of bad files, something is wrong with the download
 
 
 class ShardedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
@@ -96,8 +94,8 @@ class ShardedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  
         options = Options(
             name=self.name,
             version=str(self.version),
-            validation=_validation(),
-            max_quarantined=_max_quarantined(),
+            validation=settings.validation(),
+            max_quarantined=settings.max_quarantined(),
             shard_config=download_config.get_shard_config(),
             start_anew=download_config.download_mode.overwrite_dataset,
             made_with=self.made_with(manual_dir),
@@ -241,21 +239,3 @@ def _draw_within(scan: pa.Table, split: np.ndarray, name: str, fractions: Mappin
     """Draws splits among the rows of split `name` alone, in place."""
     rows = np.flatnonzero(split == name)
     split[rows] = draw_splits(scan.take(pa.array(rows)), fractions, seed)
-
-
-def _validation() -> str:
-    level = os.environ.get("REALSHARD_VALIDATION", "checksum")
-    if level not in VALIDATION_LEVELS:
-        raise Refused(f"REALSHARD_VALIDATION must be one of {', '.join(VALIDATION_LEVELS)}; received {level!r}.")
-    return level
-
-
-def _max_quarantined() -> float:
-    text = os.environ.get("REALSHARD_MAX_QUARANTINED", str(_DEFAULT_MAX_QUARANTINED))
-    try:
-        share = float(text)
-    except ValueError:
-        share = -1.0
-    if not 0 <= share <= 1:
-        raise Refused(f"REALSHARD_MAX_QUARANTINED must be a share between 0 and 1; received {text!r}.")
-    return share

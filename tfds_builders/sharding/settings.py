@@ -4,11 +4,37 @@ import os
 from collections.abc import Mapping
 
 from tfds_builders.records.errors import Refused
+from tfds_builders.sharding.validate import LEVELS
+
+_DEFAULT_MAX_QUARANTINED = 0.01  # above this share of bad files, something is wrong with the download
 
 
-def text(name: str) -> str:
-    """The value of the environment variable `name`; "" if it is not set."""
-    return os.environ.get(name, "")
+def validation() -> str:
+    """How deeply files are checked, one of `validate.LEVELS`: REALSHARD_VALIDATION.
+
+    Raises:
+      Refused: it is none of them.
+    """
+    level = os.environ.get("REALSHARD_VALIDATION", "checksum")
+    if level not in LEVELS:
+        raise Refused(f"REALSHARD_VALIDATION must be one of {', '.join(LEVELS)}; received {level!r}.")
+    return level
+
+
+def max_quarantined() -> float:
+    """The share of bad files, 0 to 1, above which a build fails: REALSHARD_MAX_QUARANTINED.
+
+    Raises:
+      Refused: it is no such number.
+    """
+    text = os.environ.get("REALSHARD_MAX_QUARANTINED", str(_DEFAULT_MAX_QUARANTINED))
+    try:
+        share = float(text)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share <= 1:
+        raise Refused(f"REALSHARD_MAX_QUARANTINED must be a share between 0 and 1; received {text!r}.")
+    return share
 
 
 def whole_number(
