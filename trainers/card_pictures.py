@@ -71,7 +71,7 @@ def augmented(config: Config, records: Records) -> list[Picture]:
         image_size=config.model.image_size,
         aspect=config.model.aspect,
         seed=config.job.seed,
-        augment=config.augmentation if config.augmentation.augment else None,
+        augment=config.augmentation,
         num_steps=1,
     )
     with BatchIterator(dataset) as batches:

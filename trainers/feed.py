@@ -76,7 +76,7 @@ class Feed:
                 image_size=config.model.image_size,
                 aspect=config.model.aspect,
                 seed=config.job.seed,
-                augment=config.augmentation if config.augmentation.augment else None,
+                augment=config.augmentation,
                 first_step=first_step,
                 worker=context.input_pipeline_id,
                 num_workers=context.num_input_pipelines,
@@ -126,8 +126,7 @@ class Feed:
             return None
         config = self._config
         source = Source(self._train, self._pixels.get("train"), config.model.image_size, config.model.aspect)
-        augment = config.augmentation if config.augmentation.augment else None
-        seconds = stage_seconds(source, self._order.batch(0)[0][:32], augment, config.job.seed)
+        seconds = stage_seconds(source, self._order.batch(0)[0][:32], config.augmentation, config.job.seed)
         where = f"on {platform.node()}, where worker {rank} runs, " if self._resources.workers > 1 else ""
         return where + bottleneck(wait_share, seconds, config.model.aspect)
 

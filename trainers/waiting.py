@@ -1,6 +1,6 @@
 """Why steps wait for images: what preparing one costs, stage by stage.
 
-seconds = stage_seconds(source, rows, prepare...)
+seconds = stage_seconds(source, rows, AugmentConfig())
 print(bottleneck(0.45, seconds))
 """
 
@@ -23,13 +23,13 @@ _ADVICE = {
 }
 
 
-def stage_seconds(source: Source, rows: np.ndarray, augment: Any = None, seed: int = 0) -> dict[str, float]:
+def stage_seconds(source: Source, rows: np.ndarray, augment: Any, seed: int = 0) -> dict[str, float]:
     """What preparing one image costs one thread, in seconds by stage: "read", "decode" (and resize), "augment".
 
     Args:
       source: where the images come from.
       rows: int64 [k], of some dozens of images to measure on.
-      augment: an AugmentConfig, or None.
+      augment: an AugmentConfig.
       seed: of the augmentation.
     """
 
@@ -39,7 +39,7 @@ def stage_seconds(source: Source, rows: np.ndarray, augment: Any = None, seed: i
 
     @tf.function
     def change(image):
-        return image if augment is None else augment_uint8(image, augment, seed, tf.constant(0, tf.int64))
+        return augment_uint8(image, augment, seed, tf.constant(0, tf.int64))
 
     seconds, started = {}, time.perf_counter()
     encoded = [tf.constant(image) for image in source.images(rows)]
