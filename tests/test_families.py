@@ -14,7 +14,7 @@ from keras.applications import imagenet_utils
 from tfds_builders.records.errors import Refused
 from trainers.command_line import parse
 from trainers.config import Config, ModelConfig, OptimiserConfig, from_dict, to_dict
-from trainers.errors import UnfitWeights
+from trainers.errors import CannotTrain
 from trainers.models import cnn, efficientnet, inception, mesonet, resnet, vit, xception
 from trainers.models.families import FAMILIES
 from trainers.update_rules import update_rule
@@ -180,7 +180,7 @@ def test_weights_load_from_files_of_every_kind(models, tmp_path):
         save(tmp_path / name)
         loaded = FAMILIES["cnn"].build(dataclasses.replace(small("cnn", "v6"), weights=str(tmp_path / name)))
         assert all(np.array_equal(a, b) for a, b in zip(loaded.get_weights(), expected, strict=True)), name
-    with pytest.raises(UnfitWeights, match="do not fit cnn_v5"):
+    with pytest.raises(CannotTrain, match="do not fit cnn_v5"):
         FAMILIES["cnn"].build(dataclasses.replace(small("cnn", "v5"), weights=str(tmp_path / "m.keras")))
 
 
@@ -206,7 +206,7 @@ def test_weights_that_fit_another_network_are_refused(family, first, then, says,
     build = FAMILIES[family].build
     build(small(family, first)).save(tmp_path / "first.keras")
     further = dataclasses.replace(small(family, then), weights=str(tmp_path / "first.keras"))
-    with pytest.raises(UnfitWeights, match=says):
+    with pytest.raises(CannotTrain, match=says):
         build(further)
 
 

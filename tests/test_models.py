@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from tfds_builders.records.errors import Refused
 from trainers.config import Config, ModelConfig
-from trainers.errors import UnfitWeights
+from trainers.errors import CannotTrain
 from trainers.models import efficientnet
 from trainers.models.layers import GlobalBatch, GlobalBatchDropout, dropout_maker, with_global_batch_norm
 from trainers.models.resnet import FAMILY, VARIANTS, build_resnet50, check, phases
@@ -102,7 +102,7 @@ def test_weights_of_whole_models_and_of_backbones_load(small_model, tmp_path):
     for name in ("backbone.weights.h5", "backbone.h5"):
         loaded = build_resnet50("gap_head", 32, str(tmp_path / name)).get_layer("resnet50").get_weights()
         assert all(np.array_equal(a, b) for a, b in zip(loaded, backbone, strict=True)), name
-    with pytest.raises(UnfitWeights, match="do not fit resnet50_gap_head"):
+    with pytest.raises(CannotTrain, match="do not fit resnet50_gap_head"):
         build_resnet50("gap_head", 32, str(tmp_path / "whole.keras"))
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from trainers.errors import ReplicasDiffer
+from trainers.errors import CannotTrain
 
 _WORDS = {1: tf.int8, 2: tf.int16, 4: tf.int32, 8: tf.int64}  # by bytes
 
@@ -31,12 +31,12 @@ class Agreement:
         """All replicas take part.
 
         Raises:
-          ReplicasDiffer: a variable is not the same on all of them.
+          CannotTrain: a variable is not the same on all of them.
         """
         digests = self._function().numpy()  # int64 [replicas, variables]
         differing = np.flatnonzero((digests != digests[0]).any(axis=0))
         if len(differing):
-            raise ReplicasDiffer(
+            raise CannotTrain(
                 f"all replicas must hold the same variables. {when} {len(differing)} of {len(self._variables)} differ, "
                 f"first {self._variables[differing[0]].path}. Train on one device, and tell us."
             )

@@ -13,7 +13,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from trainers.errors import NonFiniteLoss
+from trainers.errors import CannotTrain
 from trainers.models.layers import GlobalBatch
 from trainers.validation import DECISION
 
@@ -85,7 +85,7 @@ class TrainStep:
         """Takes a step with each of the `rates` (float32 [num_steps]) on batches of the distributed `iterator`.
 
         Raises:
-          NonFiniteLoss: a loss is NaN or infinite; names the step and its images.
+          CannotTrain: a loss is NaN or infinite; names the step and its images.
           tf.errors.OpError: a batch could not be read.
         """
         first, started = int(self._global_batch.step.numpy()), time.monotonic()
@@ -95,7 +95,7 @@ class TrainStep:
         results = StepResults(losses, accuracies, norms, waits, seconds, scale)
         if not np.isfinite(results.losses).all():
             at = int(np.flatnonzero(~np.isfinite(results.losses))[0])
-            raise NonFiniteLoss(
+            raise CannotTrain(
                 f"the loss is {results.losses[at]} at step {first + at}: training cannot go on. "
                 f"Lower --learning-rate, or look at the images of that step: {_listed(self._ids_of(first + at))}"
             )

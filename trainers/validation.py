@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from trainers.errors import NonFiniteLoss
+from trainers.errors import CannotTrain
 
 DECISION = 0.5  # accuracy while training counts P(fake) from here on as fake
 
@@ -64,10 +64,10 @@ def evaluation_metrics(labels: np.ndarray, p_fake: np.ndarray, prefix: str) -> d
     """Loss (mean binary cross-entropy, nats) and accuracy of `p_fake` float [n] against `labels` 0/1 [n].
 
     Raises:
-      NonFiniteLoss: a probability is not a number.
+      CannotTrain: a probability is not a number.
     """
     if not np.isfinite(p_fake).all():
-        raise NonFiniteLoss(f"P(fake) of {int((~np.isfinite(p_fake)).sum())} {prefix} image(s) is not a number")
+        raise CannotTrain(f"P(fake) of {int((~np.isfinite(p_fake)).sum())} {prefix} image(s) is not a number")
     epsilon = keras.config.epsilon()  # 1e-7, as in Keras's own loss
     clipped = np.clip(p_fake.astype(np.float64), epsilon, 1 - epsilon)
     losses = -np.where(labels == 1, np.log(clipped), np.log1p(-clipped))

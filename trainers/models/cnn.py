@@ -218,7 +218,7 @@ def build(config: ModelConfig, dropout=None, with_weights: bool = True):
     """`build_cnn` from a config; without weights when they are to be set from elsewhere.
 
     Raises:
-      UnfitWeights: the weights are of another model.
+      CannotTrain: the weights are of another model.
     """
     network, name = NETWORKS[config.variant], f"{FAMILY_NAME}_{config.variant}"
     model = build_cnn(network, config.image_size, name, dropout_layers(config, dropout))

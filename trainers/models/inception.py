@@ -31,7 +31,7 @@ def build_inception(image_size: int, weights: str = "none"):
       keras.Model: uint8 [batch, image_size, image_size, 3] RGB -> float32 [batch, 1], P(fake).
 
     Raises:
-      UnfitWeights: the weights are of another model.
+      CannotTrain: the weights are of another model.
     """
     import keras
 

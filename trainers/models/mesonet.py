@@ -129,7 +129,7 @@ def build(config: ModelConfig, dropout=None, with_weights: bool = True):
     """`build_mesonet` from a config; without weights when they are to be set from elsewhere.
 
     Raises:
-      UnfitWeights: the weights are of another model.
+      CannotTrain: the weights are of another model.
     """
     make, activation = dropout_layers(config, dropout), _activation_of(config.weights)
     if config.variant in ENSEMBLES:

@@ -12,7 +12,7 @@ from typing import Any
 
 from tfds_builders.records.errors import Refused
 from trainers.config import Config, ModelConfig
-from trainers.errors import UnfitWeights
+from trainers.errors import CannotTrain
 from trainers.home import keras_dir
 from trainers.models.family import Phase, all_layers, check_weights_file, train_all_layers, weights_file
 
@@ -101,7 +101,7 @@ def load_weights(model: Any, weights: str, backbone: str | None = None) -> None:
       backbone: name of the model's nested backbone, if it has one.
 
     Raises:
-      UnfitWeights: the file holds another model, or another variant.
+      CannotTrain: the file holds another model, or another variant.
     """
     path = weights_file(weights)
     if path is None:
@@ -122,7 +122,7 @@ def load_weights(model: Any, weights: str, backbone: str | None = None) -> None:
             (model.get_layer(backbone) if is_backbone else model).load_weights(path)
     except (ValueError, OSError, KeyError) as error:
         reason = str(error).splitlines()[0]
-        raise UnfitWeights(f"the weights in {path} do not fit {model.name}: {reason}") from error
+        raise CannotTrain(f"the weights in {path} do not fit {model.name}: {reason}") from error
 
 
 def _holds_whole(file: Any, model: Any) -> bool:

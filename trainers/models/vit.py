@@ -14,7 +14,7 @@ from typing import Any
 
 from tfds_builders.records.errors import Refused
 from trainers.config import Config, ModelConfig, OptimiserConfig
-from trainers.errors import UnfitWeights
+from trainers.errors import CannotTrain
 from trainers.models import transfer
 from trainers.models.family import (
     Family,
@@ -252,7 +252,7 @@ def build(config: ModelConfig, dropout=None, with_weights: bool = True):
     set from elsewhere.
 
     Raises:
-      UnfitWeights: the weights are of another model.
+      CannotTrain: the weights are of another model.
     """
     if is_checkpoint(config.weights):
         checkpoint = read_checkpoint(config.weights)
@@ -263,7 +263,7 @@ def build(config: ModelConfig, dropout=None, with_weights: bool = True):
     name = f"vit_{config.variant}"
     sizes = read_architecture(config.weights) or Architecture(image_size=config.image_size)
     if sizes.image_size != config.image_size:
-        raise UnfitWeights(
+        raise CannotTrain(
             f"the weights in {config.weights} do not fit {name} of {config.image_size} pixels: they are of "
             f"{sizes.image_size}. Take --image-size {sizes.image_size}."
         )
