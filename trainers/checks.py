@@ -79,6 +79,13 @@ def one_of(name: str, value: str, known: Sequence[str]) -> None:
     check(value in known, f"--{name.replace('_', '-')} must be one of {', '.join(known)}", value, f"take {known[0]}")
 
 
+def not_negative(options: Any, *names: str) -> None:
+    """ValueError unless the numbers in the fields `names` of `options` are at least 0."""
+    for name in names:
+        value = getattr(options, name)
+        check(value >= 0, f"--{name.replace('_', '-')} must not be negative", value, "take 0 or more")
+
+
 def check(holds: bool, rule: str, received: Any, advice: str) -> None:
     """ValueError with rule, what was received, and advice, unless the rule `holds`."""
     if not holds:

@@ -8,7 +8,7 @@ from typing import Any
 
 import simple_parsing
 
-from trainers.checks import check, check_global_batch, flag, one_of
+from trainers.checks import check, check_global_batch, flag, not_negative, one_of
 from trainers.data_config import AugmentConfig, DataConfig
 
 SMALLEST_IMAGE = 32  # pixels; ResNet50 halves the sides five times
@@ -107,7 +107,17 @@ class OptimiserConfig:
     decay_factor: float = 0.1  # What it is multiplied by then.
 
     def __post_init__(self):
-        check(self.epochs >= 0, "--epochs must not be negative", self.epochs, "take 10")
+        not_negative(
+            self,
+            "epochs",
+            "early_stopping_patience",
+            "plateau_patience",
+            "steps_per_call",
+            "min_learning_rate",
+            "warm_up_steps",
+            "clip_norm",
+            "decay_every_epochs",
+        )
         check(self.global_batch_size >= 1, "--global-batch-size must be at least 1", self.global_batch_size, "take 32")
         check(self.learning_rate > 0, "--learning-rate must be positive", self.learning_rate, "take 1e-4")
         check(
@@ -137,18 +147,7 @@ class OptimiserConfig:
             f"{self.accumulate} for {self.global_batch_size}",
             "take a divisor",
         )
-        for name in (
-            "early_stopping_patience",
-            "plateau_patience",
-            "steps_per_call",
-            "min_learning_rate",
-            "warm_up_steps",
-            "clip_norm",
-        ):
-            value = getattr(self, name)
-            check(value >= 0, f"--{name.replace('_', '-')} must not be negative", value, "take 0 or more")
         one_of("optimiser", self.optimiser, OPTIMISERS)
-        check(self.decay_every_epochs >= 0, "--decay-every-epochs must not be negative", self.decay_every_epochs, "0")
         check(0 < self.decay_factor < 1, "--decay-factor must lie between 0 and 1", self.decay_factor, "take 0.1")
         check(0 <= self.weight_decay < 1, "--weight-decay must be at least 0 and less than 1", self.weight_decay, "0")
 
@@ -179,9 +178,9 @@ class ClusterConfig:
             self.workers,
             "take 1",
         )
-        for name in ("devices_per_worker", "cpus_per_worker", "max_failures", "checkpoint_steps", "checkpoint_minutes"):
-            value = getattr(self, name)
-            check(value >= 0, f"--{name.replace('_', '-')} must not be negative", value, "take 0 or more")
+        not_negative(
+            self, "devices_per_worker", "cpus_per_worker", "max_failures", "checkpoint_steps", "checkpoint_minutes"
+        )
 
     @property
     def worker_counts(self) -> range:
@@ -210,8 +209,7 @@ class JobConfig:
             self.name,
             "leave it out for a new name",
         )
-        secs = self.system_metrics_secs
-        check(secs >= 0, "--system-metrics-secs must not be negative", secs, "take 10, or 0 for none")
+        not_negative(self, "system_metrics_secs")
         check(0 <= self.seed < 2**31, "--seed must be a number from 0 to 2147483647", self.seed, "take 0")
 
 

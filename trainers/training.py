@@ -315,8 +315,8 @@ class Training:
         config = self._config
         decision = Decision(config.model.threshold)  # the job's own is known when it has trained
         settings = Settings((LABELS[0], LABELS[1]), config.model.image_size, decision, config.model.aspect)
-        name = config.job.registered_name or self._family.default_registered_name
-        self._logger.checkpoint(epoch, self._stock_model(), f"{name}-checkpoint", settings)
+        name = f"{self._family.registered_name(config)}-checkpoint"
+        self._logger.checkpoint(epoch, self._stock_model(), name, settings)
 
     def _evaluate(self, records: Records, split: str) -> np.ndarray:
         """float64 [n]: P(fake) of each record."""

@@ -42,7 +42,7 @@ class Family:
     name: str
     variants: Mapping[str, Config]  # the defaults of each variant; the first is the default variant
     check: Callable[[ModelConfig], None]  # in the driver, before anything starts; raises Refused
-    build: Callable[..., Any]  # (ModelConfig, dropout, backbone_weights: bool) -> keras.Model
+    build: Callable[..., Any]  # (ModelConfig, dropout, with_weights: bool) -> keras.Model
     phases: Callable[[Config], list[Phase]]
     ensembles: Mapping[str, Ensemble] = field(default_factory=dict)  # by variant
 
@@ -50,6 +50,10 @@ class Family:
     def default_registered_name(self) -> str:
         """Name of the registered model when none is given."""
         return f"realshard-{self.name}"
+
+    def registered_name(self, config: Config) -> str:
+        """Name of the model that a job of this family registers."""
+        return config.job.registered_name or self.default_registered_name
 
 
 def weights_file(weights: str) -> Path | None:
