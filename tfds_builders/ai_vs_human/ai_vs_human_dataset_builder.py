@@ -1,6 +1,7 @@
 """AI vs Human generated images: objects of 20 categories, photographed or generated."""
 
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 
 import numpy as np
 import pyarrow as pa
@@ -14,9 +15,9 @@ from tfds_builders.sharding.build import say
 from tfds_builders.sharding.builder import ShardedBuilder
 from tfds_builders.sharding.layout import (
     FolderLayout,
-    class_folder,
     contradiction,
     has_image_suffix,
+    label_of_folder,
     unlabelled,
 )
 from tfds_builders.sharding.manifest import Excluded, Record
@@ -125,9 +126,16 @@ def _survey(source: Source) -> tuple[FolderLayout, bool, dict[str, str]]:
 
 def _category(id: str) -> str:
     """What the file name begins with, or else the folder above the class folder, if it is one of CATEGORIES."""
-    found = class_folder(id)
-    above = found[0][-1] if found and found[0] else ""
-    return _category_of_name(id.rpartition("/")[2]) or (above if above.lower() in CATEGORIES else "")
+    folder, _, name = id.rpartition("/")
+    return _category_of_name(name) or _category_of_folder(folder)
+
+
+@lru_cache(maxsize=4096)  # called for every file, and folders hold thousands
+def _category_of_folder(folder: str) -> str:
+    names = folder.split("/")
+    innermost = max((index for index, name in enumerate(names) if label_of_folder(name) is not None), default=0)
+    above = names[innermost - 1] if innermost else ""
+    return above if above.lower() in CATEGORIES else ""
 
 
 def _is_unnamed_image(id: str) -> bool:

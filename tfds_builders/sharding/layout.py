@@ -1,7 +1,6 @@
 """How sources name their files, class folders, splits and labels."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import lru_cache
 from typing import NamedTuple
 
 from tfds_builders.records.schema import LABELS
@@ -31,21 +30,6 @@ def label_of_folder(name: str) -> int | None:
     """The label that a class folder stands for, whatever its case; None for any other folder."""
     found = _CLASS_FOLDERS.get(name.lower())
     return None if found is None else LABELS.index(found)
-
-
-def class_folder(id: str) -> tuple[tuple[str, ...], int] | None:
-    """The folders above the innermost class folder on the path, and its label; None if there is no class folder."""
-    return _class_folder(id.rpartition("/")[0])
-
-
-@lru_cache(maxsize=4096)  # called for every file, and folders hold thousands
-def _class_folder(folder: str) -> tuple[tuple[str, ...], int] | None:
-    folders = folder.split("/")
-    for index in range(len(folders) - 1, -1, -1):
-        label = label_of_folder(folders[index])
-        if label is not None:
-            return tuple(folders[:index]), label
-    return None
 
 
 def has_image_suffix(id: str) -> bool:
