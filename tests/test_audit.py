@@ -456,6 +456,27 @@ def test_plain_shortcuts_are_found_with_the_fact_that_gives_them_away(plant, cod
     assert feature in by_code(findings)[code].numbers["features"]
 
 
+@pytest.mark.parametrize(("groups", "code", "severity"), [
+    (1, "shortcut_not_tested", "info"), (3, "shortcut_encoding", "medium"), (7, "shortcut_encoding", "high"),
+])  # fmt: skip
+def test_of_few_groups_a_shortcut_is_told_with_a_doubt(groups, code, severity, tmp_path):
+    """Each group is of one class, so that some resamples of three have one class only."""
+    records = [
+        dataclasses.replace(
+            record,
+            label=at % 2,
+            group=f"{at % 2}-{at // 2 % groups}",
+            image=encode(pixels, "JPEG", quality=95 - at % 2 * 20),
+        )
+        for at, (record, (_, pixels)) in enumerate(list(zip(clean_records(), crops(), strict=True))[::4])
+    ]
+    dataset = load(write_records(tmp_path, records))
+    _, findings = find_shortcuts(dataset, scan(dataset, np.arange(len(records)), 400, show_progress=False))
+    finding = by_code(findings)[code]
+    assert finding.severity == severity
+    assert ("of 3 groups only" in finding.sentence) == (groups == 3)
+
+
 def test_nothing_is_left_of_the_shortcut_after_the_cure(tmp_path):
     records = [dataclasses.replace(record, image=harmonise(record.image, 72)) for record in hidden_in_png(75)]
     dataset = load(write_records(tmp_path, records))

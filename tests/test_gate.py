@@ -3,6 +3,7 @@
 import numpy as np
 import pyarrow as pa
 import pytest
+from scipy import stats
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
 from tfds_builders.records.errors import Refused
@@ -86,6 +87,19 @@ def test_a_category_that_is_lost_stops_it():
     assert "recall of fake in cat falls" in decision["because"]
 
 
+def test_one_image_of_twenty_is_a_twentieth():
+    """As floating-point numbers 1 - 0.95 > 0.05."""
+    categories = ["cat"] * 40 + ["car"] * 760
+    groups = [str(number // 50) for number in range(800)]
+    strong = table(np.where(LABELS, 0.9, 0.1) + scores(LABELS, 1, 2) / 100, LABELS, categories, groups)
+    weak, missing = (table["p_fake"].to_numpy().copy() for table in (strong, strong))
+    weak[40:] = scores(LABELS[40:], 1, 0)
+    for missed, promote in ((1, True), (2, False)):
+        missing[1 : 2 * missed : 2] = 0.3
+        decision = gate.judge(table(weak, LABELS, categories, groups), table(missing, LABELS, categories, groups))
+        assert decision["promote"] == promote
+
+
 @pytest.mark.parametrize(("fakes", "promote"), [(19, True), (20, False)])
 def test_a_category_of_a_handful_stops_nothing(fakes, promote):
     categories = ["cat" if number < 2 * fakes else "car" for number in range(800)]
@@ -95,6 +109,8 @@ def test_a_category_of_a_handful_stops_nothing(fakes, promote):
     strong[: 2 * fakes : 2] = weak[: 2 * fakes : 2]
     decision = gate.judge(table(weak, LABELS, categories, groups), table(strong, LABELS, categories, groups))
     assert (decision["promote"], len(decision["dropped"])) == (promote, not promote)
+    few = [{"category": "cat", "label": label, "images": fakes} for label in ("real", "fake")]
+    assert decision["unjudged"] == (few if promote else [])
 
 
 def test_a_constant_never_passes():
@@ -117,6 +133,7 @@ def test_the_metric_is_that_of_the_summary(metric):
 @pytest.mark.parametrize(("num_groups", "labels"), [(15, LABELS[:60]), (3, np.repeat([0, 1, 1], 20))])
 def test_the_interval_is_that_of_both_on_the_same_resampled_groups(metric, num_groups, labels, monkeypatch):
     monkeypatch.setattr(gate, "RESAMPLES", 40)
+    monkeypatch.setattr(gate, "_MANY_GROUPS", 3)
     groups = np.arange(60) // (60 // num_groups)
     weak, strong = (scores(labels, shift, seed=1).round(1) for shift in (1, 2))  # some are equal to a threshold
     tables = [table(p_fake, labels, groups=[str(group) for group in groups]) for p_fake in (weak, strong)]
@@ -134,6 +151,29 @@ def test_the_interval_is_that_of_both_on_the_same_resampled_groups(metric, num_g
     decision = gate.judge(*tables, metric=metric, thresholds=(0.5, 0.4), seed=5)
     assert decision["difference_interval"] == pytest.approx(np.quantile(differences, [0.025, 0.975]))
     assert (decision["images"], decision["groups"], decision["sealed"]) == (60, num_groups, 0)
+
+
+@pytest.mark.parametrize("num_groups", [2, 3, 10])
+def test_of_few_groups_the_interval_is_students_over_the_groups(num_groups):
+    """Of groups of one size, balanced accuracy is the mean of theirs: the jackknife gives the textbook's interval."""
+    labels = LABELS[: num_groups * 10]
+    groups = np.arange(len(labels)) // 10
+    weak, strong = (scores(labels, shift, seed=3) for shift in (0.5, 2))
+    tables = [table(p_fake, labels, groups=[f"g{group}" for group in groups]) for p_fake in (weak, strong)]
+    right = [((p_fake >= 0.5) == (labels == 1)).reshape(num_groups, 10).mean(axis=1) for p_fake in (weak, strong)]
+    differences = right[1] - right[0]
+    expected = stats.t.interval(0.95, num_groups - 1, differences.mean(), stats.sem(differences))
+    decision = gate.judge(*tables, metric="balanced_accuracy")
+    assert decision["difference_interval"] == pytest.approx(expected)
+    assert decision["promote"] == (expected[0] > 0)
+
+
+def test_of_a_class_in_a_single_group_nothing_is_certain():
+    labels = np.repeat([0, 1, 1, 1], 30)
+    groups = [f"g{number // 30}" for number in range(120)]
+    weak, strong = (table(scores(labels, shift, 0), labels, groups=groups) for shift in (1, 4))
+    decision = gate.judge(weak, strong)
+    assert (decision["promote"], decision["difference_interval"]) == (False, None)
 
 
 def test_about_a_fifth_of_the_groups_is_sealed_whole_and_always_the_same():

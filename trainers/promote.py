@@ -175,6 +175,10 @@ def describe(decision: dict[str, Any]) -> str:
             f"lost        {row['category']}, {row['label']}: recall {row['before']:.3f} -> {row['after']:.3f}"
             for row in decision["dropped"]
         ),
+        *(
+            f"not judged  {row['category'] or 'the only category'}, {row['label']}: {row['images']} images are too few"
+            for row in decision["unjudged"]
+        ),
         f"verdict     {verdict}: {decision['because']}",
         f"            this test set has decided {decision['test_set_uses']} time(s)",
         *([f"doubt       did a test image make one of the two? {decision['doubt']}"] if decision["doubt"] else []),

@@ -34,6 +34,8 @@ from tfds_builders.audit.scan import Scanned
 HIGH, MEDIUM, LOW = 0.80, 0.65, 0.55
 MAX_ROWS = 20_000  # enough for an interval of +-0.01, and a fit takes a second
 MIN_OF_EACH_CLASS = 20
+# Of one class: with fewer, their differences by chance look like a mark, and a finding is medium at most.
+FEW_GROUPS = 7
 
 _FOLDS = 5
 _BOOTSTRAPS = 500
@@ -85,6 +87,7 @@ class ShortcutTest:
 
     family: str
     num_rows: int
+    num_groups: int  # of the class that has fewer
     auc: float
     low: float
     high: float
@@ -99,17 +102,19 @@ def find_shortcuts(dataset: BuiltDataset, scanned: Scanned, seed: int = 0) -> tu
     )
     table = dataset.table.take(pa.array(scanned.rows[usable]))
     labels = table["label"].to_numpy().astype(np.int64)
+    groups = _groups(table)
     smaller = int(min((labels == 0).sum(), (labels == 1).sum()))
-    if smaller < MIN_OF_EACH_CLASS:
+    num_groups = _groups_of_each_class(labels, groups)
+    if smaller < MIN_OF_EACH_CLASS or num_groups < 2:
         finding = Finding(
             "shortcut_not_tested",
             "info",
-            f"The shortcut test needs {MIN_OF_EACH_CLASS} decoded images of each class; the sample has {smaller}.",
+            f"The shortcut test needs {MIN_OF_EACH_CLASS} decoded images of each class, of two groups at least; the "
+            f"sample has {smaller}, of {num_groups}.",
             "Audit a larger sample.",
-            {"smaller_class": smaller},
+            {"smaller_class": smaller, "groups": num_groups},
         )
         return [], [finding]
-    groups = _groups(table)
     families = _families(table, scanned, usable)
     families["all"] = {name: values for facts in families.values() for name, values in facts.items()}
     import sklearn.ensemble  # noqa: F401  (limits hold for libraries that are loaded already)
@@ -128,6 +133,11 @@ def _groups(table: pa.Table) -> np.ndarray:
         alone = codes == names.index("")
         codes[alone] = len(names) + np.arange(int(alone.sum()))
     return np.unique(codes, return_inverse=True)[1]
+
+
+def _groups_of_each_class(labels: np.ndarray, groups: np.ndarray) -> int:
+    """How many groups the class has that is found in fewer."""
+    return min(len(np.unique(groups[labels == label])) for label in (0, 1))
 
 
 def _families(table: pa.Table, scanned: Scanned, usable: np.ndarray) -> dict[str, dict[str, np.ndarray]]:
@@ -156,9 +166,10 @@ def _families(table: pa.Table, scanned: Scanned, usable: np.ndarray) -> dict[str
 
 
 def _test(family: str, facts: dict[str, np.ndarray], labels: np.ndarray, groups: np.ndarray, seed: int) -> ShortcutTest:
+    num_groups = _groups_of_each_class(labels, groups)
     varying = {name: values for name, values in facts.items() if len(np.unique(values)) > 1}  # NaN equals NaN here
     if not varying:
-        return ShortcutTest(family, len(labels), 0.5, 0.5, 0.5, [])
+        return ShortcutTest(family, len(labels), num_groups, 0.5, 0.5, 0.5, [])
     matrix = np.stack(list(varying.values()), axis=1)
     scores, importances = _cross_validate(matrix, labels, groups, seed)
     auc = weighted_auc(labels, scores)
@@ -169,7 +180,7 @@ def _test(family: str, facts: dict[str, np.ndarray], labels: np.ndarray, groups:
     ]
     # Of facts that say the same, none is important: the others stand in when it is shuffled.
     features.sort(key=lambda feature: (-round(feature.importance, 2), -feature.auc_alone, feature.name))
-    return ShortcutTest(family, len(labels), auc, low, high, features)
+    return ShortcutTest(family, len(labels), num_groups, auc, low, high, features)
 
 
 def _cross_validate(
@@ -185,8 +196,6 @@ def _cross_validate(
     scores = np.zeros(len(labels))
     importances = np.zeros(matrix.shape[1])
     folds = min(_FOLDS, int(groups.max()) + 1)
-    if folds < 2:  # all of one group: no choice but to test within it
-        groups, folds = np.arange(len(labels)), _FOLDS
     for repeat in range(repeats):
         splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed + repeat)
         for fold, (fitted, held_out) in enumerate(splitter.split(matrix, labels, groups)):
@@ -222,14 +231,16 @@ def weighted_auc(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray | N
 
 
 def _interval(labels: np.ndarray, scores: np.ndarray, groups: np.ndarray, seed: int) -> tuple[float, float]:
-    """The 95 % interval of the AUC over resampled groups."""
+    """The 95 % interval of the AUC over resampled groups; a resample of one class has none and is left out."""
     random = np.random.default_rng(seed)
     num_groups = int(groups.max()) + 1
     _, ranks = np.unique(scores, return_inverse=True)
     aucs = []
     for _ in range(_BOOTSTRAPS):
         drawn = np.bincount(random.integers(0, num_groups, num_groups), minlength=num_groups)
-        aucs.append(weighted_auc(labels, ranks, drawn[groups].astype(np.float64)))
+        weights = drawn[groups].astype(np.float64)
+        if np.bincount(labels, weights, 2).all():
+            aucs.append(weighted_auc(labels, ranks, weights))
     low, high = np.percentile(aucs, [2.5, 97.5])
     return float(low), float(high)
 
@@ -257,13 +268,17 @@ def _judge(result: ShortcutTest) -> Finding | None:
     severity = severity_of(result.family, result.low)
     if severity is None:
         return None
+    few = ""
+    if result.num_groups < FEW_GROUPS:
+        severity = "medium" if severity == "high" else severity
+        few = f" One class is of {result.num_groups} groups only, and may differ from the other by chance."
     told = "; ".join(_told(feature) for feature in result.features[:3] if feature.auc_alone > 0.52)
     return Finding(
         f"shortcut_{result.family}",
         severity,
         f"Real and fake are told apart by {_MEANING[result.family]} alone: AUC {result.auc:.3f} "
         f"(95 % {result.low:.3f} to {result.high:.3f}) on {result.num_rows:,} images; most by "
-        f"{told or 'a combination'}.",
+        f"{told or 'a combination'}.{few}",
         _ACTIONS[result.family],
         {
             "auc": result.auc,
