@@ -97,7 +97,7 @@ def test_job_is_one_finished_run_with_config_metrics_and_artifacts(finished):
     assert {"dataset", "dataset_card.md", "model_card.md", "card.json", "card.html"} <= artifacts
     page = (Path(finished.directory) / "card.html").read_text()
     assert f"{finished.metrics['auc']:.4f}" in page
-    assert "P(fake) is calibrated" in page
+    assert "P(fake) was calibrated" in page
     assert page.split("Training images as the network saw them")[1].count("<img") == 8  # the global batch
 
 
@@ -144,7 +144,7 @@ def test_threshold_and_temperature_are_chosen_on_validation_and_stored_in_the_mo
 def test_the_card_of_a_jobs_model_has_its_learning_curves_and_training_images(finished, data, tmp_path):
     card = evaluate.evaluate("models:/realshard-resnet50@champion", ["toy"], str(data), "test", tmp_path)
     assert card["summary"]["auc"] == pytest.approx(finished.metrics["auc"])
-    assert "is calibrated (temperature" in card["calibration"]
+    assert "was calibrated by a temperature (" in card["calibration"]
     assert "44.4% are fake" in card["calibration"]
     assert (tmp_path / "figures" / "learning_curves.png").exists()
     page = (tmp_path / "card.html").read_text("utf-8")

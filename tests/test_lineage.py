@@ -3,15 +3,17 @@
 import json
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from small_dataset import write_dataset
 
 from tfds_builders.records.errors import Refused
 from trainers import lineage, provenance, run_cards, tracking
+from trainers.card import calibration_of, card_of
 from trainers.config import Config
 from trainers.dataset import find, load
 from trainers.dossier import write_dossier
-from trainers.metrics import summarise
 from trainers.strategy import Resources
 
 NAME = "realshard-traced"
@@ -159,14 +161,12 @@ def test_a_dataset_made_from_another_names_that_one_and_its_archives(run_id, tmp
 
 
 def test_the_audit_of_a_dataset_at_a_url_is_kept_too(tmp_path):
-    import pyarrow as pa
-
     built = write_dataset(tmp_path / "data", {"train": 4, "test": 4})
     (tmp_path / "job").mkdir()
-    summary = summarise(pa.table({"label": [0, 1], "p_fake": [0.1, 0.9], "group": ["", ""]}))
+    card = report_card(pa.table({"label": [0, 1], "p_fake": [0.1, 0.9], "group": ["", ""]}))
 
     def audit_of(dataset) -> list[Path]:
-        written = write_dossier(tmp_path / "job", dataset, Config(), NAME, summary, {})
+        written = write_dossier(tmp_path / "job", dataset, Config(), NAME, card, {})
         return [path for path in written if path.name.endswith("audit.json")]
 
     far = find("toy", f"file://{tmp_path / 'data'}")
@@ -176,16 +176,25 @@ def test_the_audit_of_a_dataset_at_a_url_is_kept_too(tmp_path):
     assert "The audit found nothing." in (tmp_path / "job" / "dataset_card.md").read_text()
 
 
-def test_the_model_card_says_when_it_is_no_detector_and_what_is_undefined(run_id):
-    import pyarrow as pa
+def report_card(table, **options):
+    """As `closing` makes it of predictions that lack what the card's tables are of."""
+    empty = pa.array([""] * len(table))
+    for column in {"id", "category", "generator", "video"} - set(table.column_names):
+        table = table.append_column(column, empty)
+    return card_of(table, **options) | {"calibration": calibration_of(None, None)}
 
+
+def test_the_model_card_says_when_it_is_no_detector_and_what_is_undefined(run_id):
     labels = [0, 1] * 10
     table = pa.table({"label": labels, "p_fake": [0.9] * 20, "group": [""] * 20})
     tags = tracking.client_of().get_run(run_id).data.tags
-    card = run_cards.model_card(NAME, "toy:1.0.0", {"job": {"seed": 5}}, summarise(table), tags)
-    assert "**This is no detector: every image gets the same P(fake), 0.9000.**" in card
+    told = report_card(table, notes=["Trained on this set."])
+    card = run_cards.model_card(NAME, "toy:1.0.0", {"job": {"seed": 5}}, told, tags)
+    assert "- This is no detector: every image gets the same P(fake), 0.9000." in card
+    assert "- Trained on this set." in card
+    assert "50% of these images are fake: precision holds at that share. P(fake) is the network's own" in card
     assert "| AUC | 0.5000" in card
     assert "- seed: 5" in card
     assert "- packages: tensorflow" in card
-    one_class = table.filter(pa.compute.equal(table["label"], 0))
-    assert "| AUC | undefined |" in run_cards.model_card(NAME, "toy:1.0.0", {}, summarise(one_class), {})
+    one_class = table.filter(pc.equal(table["label"], 0))
+    assert "| AUC | undefined |" in run_cards.model_card(NAME, "toy:1.0.0", {}, report_card(one_class), {})

@@ -12,6 +12,7 @@ import numpy as np
 NUM_BINS = 15
 _SMALLEST = 1e-7  # of P(fake) and 1 - P(fake): float32 scores end here, and log(0) is infinite
 _LOG_TEMPERATURES = (np.log(0.05), np.log(20.0))
+_AT_THE_LIMIT = 1e-3  # of a logarithm: the search ends beside a limit, never on it
 
 
 def reliability(
@@ -49,7 +50,8 @@ def apply_temperature(scores: np.ndarray, temperature: float) -> np.ndarray:
 def fit_temperature(labels: np.ndarray, scores: np.ndarray) -> float | None:
     """The temperature in [0.05, 20] of the smallest log-loss on these, validation, data (Guo et al. 2017).
 
-    None without both classes, where the best temperature would be a limit.
+    None where the best temperature would be a limit: without both classes, or where the scores tell them apart without
+    a mistake or no better than chance, so that any sharper or softer ones would fit better.
     """
     from scipy.optimize import minimize_scalar
 
@@ -61,7 +63,9 @@ def fit_temperature(labels: np.ndarray, scores: np.ndarray) -> float | None:
     def log_loss(log_temperature: float) -> float:
         return float(np.logaddexp(0, -signed / np.exp(log_temperature)).mean())
 
-    return float(np.exp(minimize_scalar(log_loss, bounds=_LOG_TEMPERATURES, options={"xatol": 1e-9}).x))
+    best = minimize_scalar(log_loss, bounds=_LOG_TEMPERATURES, options={"xatol": 1e-9}).x
+    is_limit = min(abs(best - limit) for limit in _LOG_TEMPERATURES) < _AT_THE_LIMIT
+    return None if is_limit else float(np.exp(best))
 
 
 def _logits(probabilities: np.ndarray) -> np.ndarray:

@@ -93,7 +93,7 @@ def _log(job: Job, run_id: str, logger: RunLogger, card: Card, history: History,
     for file in (PREDICTIONS, HISTORY, CONFIG, CARD, PAGE):
         logger.artifact(folder / file)
     tags = tracking.client_of().get_run(run_id).data.tags
-    for part in write_dossier(folder, job.dataset, job.config, _registered_name(job), card["summary"], tags):
+    for part in write_dossier(folder, job.dataset, job.config, _registered_name(job), card, tags):
         logger.artifact(folder / part, str(part.parent) if part.parent.name else None)
 
 

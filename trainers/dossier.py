@@ -20,7 +20,7 @@ AUDIT = "audit.json"  # what `python -m tfds_builders.audit` leaves beside the s
 
 
 def write_dossier(
-    directory: Path, dataset: Dataset, config: Config, model: str, summary: Mapping[str, Any], tags: Mapping[str, str]
+    directory: Path, dataset: Dataset, config: Config, model: str, card: Mapping[str, Any], tags: Mapping[str, str]
 ) -> list[Path]:
     """Writes the files into `directory`; returns them, relative to it.
 
@@ -29,7 +29,7 @@ def write_dossier(
       dataset: one, or a mixture.
       config: resolved.
       model: the registered model's name.
-      summary: of the test split.
+      card: the report card of the test split.
       tags: of the run.
     """
     builds = dataset.build.get("datasets") or {dataset.name: dataset.build}
@@ -47,7 +47,7 @@ def write_dossier(
         parts.append(dataset_card(title, build, audit))
     for file, text in (
         ("dataset_card.md", "\n".join(parts)),
-        ("model_card.md", model_card(model, dataset.title, to_dict(config), summary, tags)),
+        ("model_card.md", model_card(model, dataset.title, to_dict(config), card, tags)),
     ):
         (directory / file).write_text(text)
         written.append(Path(file))

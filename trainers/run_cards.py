@@ -58,7 +58,7 @@ def model_card(
     name: str,
     dataset: str,
     config: Mapping[str, Mapping[str, Any]],
-    summary: Mapping[str, Any],
+    card: Mapping[str, Any],
     tags: Mapping[str, str],
 ) -> str:
     """What a model is, what it was trained on, and what it scored.
@@ -67,9 +67,11 @@ def model_card(
       name: of the registered model or the job.
       dataset: name and version.
       config: the resolved config, by group.
-      summary: of the test split, from metrics.summarise.
+      card: the report card of the test split (`trainers.card.card_of`): its summary, notes and calibration.
       tags: of the run: source commit, fingerprint, packages, machine.
     """
+
+    summary = card["summary"]
 
     def number(key: str) -> str:
         value = summary.get(key)
@@ -80,8 +82,6 @@ def model_card(
         return f" (95 %: {within[0]:.4f} to {within[1]:.4f}, over groups)" if within else ""
 
     lines = [f"# {name}", ""]
-    if summary.get("degenerate"):
-        lines += [f"**This is no detector: {summary['degenerate_because']}.**", ""]
     lines += [
         "Says of an image how probable it is that it is fake: P(fake), `fake` being the positive class.",
         f"It calls an image fake from P(fake) = {summary['threshold']:g} on.",
@@ -104,7 +104,9 @@ def model_card(
     base_rate = summary["fake"] / summary["n"] if summary["n"] else 0
     lines += [
         "",
-        f"{base_rate:.0%} of these images are fake: precision, and the meaning of P(fake) = 0.8, hold at that share.",
+        *(f"- {note}" for note in card["notes"]),
+        "",
+        f"{base_rate:.0%} of these images are fake: precision holds at that share. {card['calibration']}",
         "Scores on other generators and other sources are not known from this card, and are usually lower.",
         "",
         "## Training",
