@@ -172,7 +172,7 @@ def run_fit(config: Config) -> list[float]:
 def run_job(config: Config, is_held: bool) -> list[float]:
     """Images/s of each epoch of a job."""
     from trainers import job, recovery
-    from trainers.worker import HISTORY
+    from trainers.jobs import HISTORY
 
     if is_held:
         recovery.train = train_on_one_core

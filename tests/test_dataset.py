@@ -11,7 +11,7 @@ from small_dataset import CATEGORIES, write_dataset
 from tfds_builders.records.errors import Refused
 from tfds_builders.records.framing import read_payload
 from trainers.dataset import find, load
-from trainers.worker import with_shuffled_labels
+from trainers.selection import with_shuffled_labels
 
 
 @pytest.fixture(scope="module")

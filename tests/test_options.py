@@ -17,10 +17,11 @@ from trainers.dataset import load
 from trainers.errors import CannotTrain
 from trainers.inputs import Source
 from trainers.reports import DirectoryReports
+from trainers.selection import selected, shared_groups
 from trainers.strategy import Resources
 from trainers.training import Training
 from trainers.waiting import bottleneck, stage_seconds
-from trainers.worker import Task, selected, shared_groups
+from trainers.worker import Task
 
 EVERY_OPTION = {
     "schedule": "cosine",

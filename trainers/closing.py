@@ -17,13 +17,12 @@ from trainers.decision import Decision, decide_for
 from trainers.dossier import audit_notes, write_dossier
 from trainers.history import History, best_epoch, losses, median_speed, metrics_of
 from trainers.job_result import JobResult
-from trainers.jobs import CONFIG, Job
+from trainers.jobs import CONFIG, HISTORY, MODEL, PREDICTIONS, Job
 from trainers.logged_models import link_metrics
 from trainers.origin import notes_of, origin_from
 from trainers.reader import open_reader
 from trainers.registry import register, version_of
 from trainers.run_logger import RunLogger
-from trainers.worker import HISTORY, MODEL, PREDICTIONS
 
 NUM_COMPARED_IMAGES = 32  # on which the registered model must agree with the trained one
 

@@ -27,11 +27,10 @@ from trainers.compare_table import Row
 from trainers.comparison import BUDGETS, EXPERIMENT, IMAGE_SIZE, SEEDS, Budget
 from trainers.dataset import Dataset, find, load
 from trainers.history import History
-from trainers.jobs import JobFolder
+from trainers.jobs import HISTORY, PREDICTIONS, JobFolder
 from trainers.published import PUBLISHED
 from trainers.run_logger import RunLogger, ending_badly
 from trainers.side_by_side import Name, Trained, Training, train
-from trainers.worker import HISTORY, PREDICTIONS
 
 LEARNS_NOTHING = 0.6  # of the AUC: below it the learning curves are drawn
 

@@ -18,10 +18,10 @@ from tfds_builders.records.ray_address import prepare_ray_address
 from trainers.config import Config, from_dict
 from trainers.errors import CannotTrain
 from trainers.home import ray_dir
-from trainers.jobs import JobFolder
+from trainers.jobs import HISTORY, MODEL, PREDICTIONS, JobFolder
 from trainers.recovery import INCURABLE, train_in_workers
 from trainers.strategy import Resources, hide_gpus, plan_resources, prepare_process, usable_gpus
-from trainers.worker import HISTORY, MODEL, PREDICTIONS, Task
+from trainers.worker import Task
 
 RELEASE_SECS = 3.0  # until Ray's count has back what a training that just ended held; usually less than one
 _LOOK_SECS = 0.1

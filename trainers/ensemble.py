@@ -19,11 +19,11 @@ from trainers.config import from_dict, to_dict
 from trainers.dataset import with_column
 from trainers.history import History, losses
 from trainers.home import ray_dir
-from trainers.jobs import JobFolder
+from trainers.jobs import HISTORY, MODEL, PREDICTIONS, JobFolder
 from trainers.models.average import average_models
 from trainers.models.families import FAMILIES
 from trainers.models.family import Ensemble
-from trainers.worker import HISTORY, MODEL, PREDICTIONS, Task
+from trainers.worker import Task
 
 SEED_LIMIT = 2**31
 

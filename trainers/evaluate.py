@@ -26,6 +26,7 @@ from trainers.card_pictures import AUGMENTED, WORST, Part, augmented, most_wrong
 from trainers.dataset import MEMBER, Records, find, load
 from trainers.dossier import audit_notes
 from trainers.gate import FEWEST_TO_SEAL, sealed
+from trainers.jobs import HISTORY, PREDICTIONS
 from trainers.judged import told_of
 from trainers.mixture import ids_apart, named_apart, parts_of
 from trainers.origin import identities, notes_of, origin_of
@@ -35,7 +36,6 @@ from trainers.registry import Detector, load_detector
 from trainers.robustness import robustness, sample
 from trainers.run_logger import RunLogger
 from trainers.storage import default_data_dir
-from trainers.worker import HISTORY, PREDICTIONS
 
 
 def select(names: Sequence[str], data_dir: str, split: str, scheme: str = "") -> list[Part]:

@@ -23,15 +23,16 @@ from trainers.dataset import Dataset, Records
 from trainers.engine import RayWorkers, ThisProcess
 from trainers.home import pixels_dir, ray_dir
 from trainers.job_result import JobResult
-from trainers.jobs import Job, JobFolder
+from trainers.jobs import HISTORY, Job, JobFolder
 from trainers.mixture import find_all, load_all, pinned, resolve
 from trainers.pixel_cache import check_room
 from trainers.policies import make_order
 from trainers.provenance import environment_tags
 from trainers.run_logger import RunLogger, ending_badly
+from trainers.selection import selected, shared_groups
 from trainers.storage import default_data_dir
 from trainers.strategy import describe
-from trainers.worker import HISTORY, Task, selected, shared_groups
+from trainers.worker import Task
 
 
 def run(config: Config, *, parent: str = "", here: bool = False) -> JobResult:

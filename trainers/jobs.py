@@ -25,6 +25,7 @@ from trainers.models.families import FAMILIES
 from trainers.models.family import Family
 
 CONFIG, RESULT, LOCK, MARK = "config.json", "result.json", ".lock", ".mark"
+HISTORY, PREDICTIONS, MODEL = "history.json", "predictions.parquet", "model.keras"  # in the last checkpoint too
 _VERSION = re.compile(r":[^,=]*")  # in the value of --dataset
 
 

@@ -17,10 +17,10 @@ from tfds_builders.records.errors import Refused
 from trainers import metrics
 from trainers.card_files import CARD
 from trainers.dataset import Dataset
+from trainers.jobs import PREDICTIONS
 from trainers.mixture import load_unchanged
 from trainers.origin import identities, origin_of, overlap
 from trainers.tracking import read_artifact
-from trainers.worker import PREDICTIONS
 
 FINGERPRINT_DIGITS = 16  # that a card tells
 _UNKNOWN = "unknown"

@@ -20,9 +20,9 @@ from trainers.config import Config, from_dict
 from trainers.dataset import DATASET_INFO, Dataset, Records, with_column
 from trainers.indexing import index_shards
 from trainers.mixture import load_unchanged
+from trainers.selection import selected
 from trainers.starting_weights import RUN_TAG
 from trainers.storage import Location, filesystem
-from trainers.worker import selected
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from tfds_builders.records.framing import CorruptRecord
 from trainers.config import from_dict
 from trainers.errors import CannotTrain
 from trainers.home import ray_dir
-from trainers.jobs import JobFolder
-from trainers.worker import HISTORY, MODEL, PREDICTIONS, Task, train
+from trainers.jobs import HISTORY, MODEL, PREDICTIONS, JobFolder
+from trainers.worker import Task, train
 
 CHECKPOINTS_KEPT = 2  # the newest ones; each holds the weights of the best epoch as well
 INCURABLE = (CannotTrain, CorruptRecord)  # what would happen again in the same way

@@ -27,12 +27,11 @@ from trainers.data_config import STRENGTHS
 from trainers.engine import RayWorkers
 from trainers.home import VARIABLE, home, ray_dir
 from trainers.job_result import JobResult
-from trainers.jobs import CONFIG, JobFolder, write_json
+from trainers.jobs import CONFIG, PREDICTIONS, JobFolder, write_json
 from trainers.models.families import FAMILIES
 from trainers.run_logger import RunLogger, ending_badly
 from trainers.search_config import DEFAULT_SPACE, LOGARITHMIC, Choice, SearchConfig
 from trainers.storage import default_data_dir
-from trainers.worker import PREDICTIONS
 
 RESULT = "search.json"
 _IS_BETTER_LARGER = {"auc": True, "log_loss": False}

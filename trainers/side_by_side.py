@@ -24,11 +24,11 @@ from trainers import tracking
 from trainers.config import Config, to_dict
 from trainers.job import run
 from trainers.job_result import JobResult
+from trainers.jobs import MODEL
 from trainers.output import STDERR, STDOUT, redirected
 from trainers.run_logger import RunLogger
 from trainers.strategy import usable_gpus
 from trainers.timing import images_per_second
-from trainers.worker import MODEL
 
 Name = tuple[str, str]  # family, variant
 INFERENCE = "inference/images_per_second"

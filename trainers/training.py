@@ -29,6 +29,7 @@ from trainers.errors import CannotTrain
 from trainers.feed import Feed
 from trainers.history import SPEED, best_epoch, losses, metrics_of, of_phase, position
 from trainers.home import keras_dir, locked
+from trainers.jobs import HISTORY, MODEL, PREDICTIONS
 from trainers.loop import StepOptions, StepResults, TrainStep
 from trainers.mixture import load_all
 from trainers.models.families import FAMILIES
@@ -40,8 +41,9 @@ from trainers.predictions import predictions
 from trainers.progress import Progress, duration
 from trainers.rate import epoch_rates, scaled
 from trainers.reader import naming_damage
+from trainers.selection import selected, with_shuffled_labels
 from trainers.validation import Evaluation, evaluation_metrics
-from trainers.worker import HISTORY, MODEL, PREDICTIONS, Task, selected, with_shuffled_labels
+from trainers.worker import Task
 
 
 class Training:

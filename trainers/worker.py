@@ -1,26 +1,18 @@
 """What the driver tells a Ray Train worker, and the worker's function.
 
-Exceptions are let out: Ray Train reports them to the driver (trainers/job.py).
+Exceptions are let out: Ray Train reports them to the driver (trainers/recovery.py).
 """
 
-import itertools
 import logging
 import platform
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow.compute as pc
-
 from tfds_builders.records.errors import Refused
-from trainers.checks import selection
-from trainers.config import Config
-from trainers.dataset import Dataset, Records, with_column
 from trainers.errors import CannotTrain
 from trainers.strategy import Resources
-
-HISTORY, PREDICTIONS, MODEL = "history.json", "predictions.parquet", "model.keras"  # in the last checkpoint
 
 
 @dataclass(frozen=True)
@@ -35,47 +27,6 @@ class Task:
     tracking_uri: str = ""
     pixels_directory: str = ""  # where --pixel-cache disk keeps decoded images
     folder_mark: tuple[str, str] = ("", "")  # JobFolder.marked; nothing in the driver's own process
-
-
-def selected(dataset: Dataset, config: Config) -> dict[str, Records]:
-    """The records that take part, for train, validation and test: the test split whole, the others by --only and
-    --exclude.
-
-    Raises:
-      Refused: no such split or value, nothing left, or an image would be in two of the three.
-    """
-    data = config.data
-    only, exclude, scheme = selection(data.only), selection(data.exclude), data.split_scheme or None
-    records = {
-        "train": dataset.select(data.train_split, only, exclude, scheme),
-        "validation": dataset.select(data.validation_split, only, exclude, scheme),
-        "test": dataset.select(data.test_split, scheme=scheme),
-    }
-    for one, other in itertools.combinations(records, 2):
-        both = pc.is_in(records[one].table["id"], value_set=records[other].table["id"].combine_chunks())
-        if count := pc.sum(both).as_py():
-            raise Refused(
-                f"--{one}-split and --{other}-split must have no image in common. Received: {count} that are in both. "
-                "Divide the splits, for example train[:90%] and train[90%:]."
-            )
-    return records
-
-
-def shared_groups(records: dict[str, Records]) -> dict[str, int]:
-    """How many groups of training images have images in the validation and in the test split too: a leak, such as
-    parts of a split can make. Images without a group do not count."""
-    groups = {split: set(pc.unique(part.table["group"]).to_pylist()) - {""} for split, part in records.items()}
-    return {split: len(groups["train"] & groups[split]) for split in ("validation", "test")}
-
-
-def with_shuffled_labels(records: Records, seed: int) -> Records:
-    """The same records with their labels shuffled among them: nothing that can be learnt, in the same proportions."""
-    import pyarrow as pa
-
-    from trainers.order import permutation
-
-    labels = pa.array(records.labels[permutation(len(records), seed, epoch=0)], pa.int8())
-    return replace(records, table=with_column(records.table, "label", labels))
 
 
 def train(settings: dict[str, Task]) -> None:
