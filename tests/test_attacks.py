@@ -7,8 +7,9 @@ import small_model
 from small_dataset import picture
 
 from tfds_builders.records.errors import Refused
-from trainers.attacks import Attacker, random_signs
+from trainers.attacks import Attacker
 from trainers.models.average import average_models
+from trainers.perturbations import random_signs
 
 SIZE = small_model.IMAGE_SIZE
 LABELS = np.arange(24) % 2

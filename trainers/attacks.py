@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from tfds_builders.records.errors import Refused
+from trainers.perturbations import rounded
 
 PGD_STEPS = 10
 SIZES = (1, 2, 4)  # of 255 levels
@@ -66,7 +67,7 @@ class Attacker:
           uint8 [n, height, width, 3].
         """
         _, gradient = self._at(pixels.astype(np.float32), labels)
-        return _whole(pixels + size * np.sign(gradient))
+        return rounded(pixels + size * np.sign(gradient))
 
     def pgd(self, pixels: np.ndarray, labels: np.ndarray, size: int) -> np.ndarray:
         """PGD_STEPS steps of a quarter of `size`, each brought back to at most `size` from the image (Madry et al.
@@ -79,10 +80,10 @@ class Attacker:
         current = self.fgsm(pixels, labels, size).astype(np.float32)
         best, most_wrong = pixels, np.full(len(pixels), -np.inf, np.float32)
         for _ in range(PGD_STEPS + 1):
-            rounded = _whole(current)
-            wrongness, _ = self._at(rounded.astype(np.float32), labels)
+            whole = rounded(current)
+            wrongness, _ = self._at(whole.astype(np.float32), labels)
             is_better = wrongness > most_wrong
-            best = np.where(is_better[:, None, None, None], rounded, best)
+            best = np.where(is_better[:, None, None, None], whole, best)
             most_wrong = np.maximum(wrongness, most_wrong)
             _, gradient = self._at(current, labels)
             current = np.clip(current + max(size / 4, 0.5) * np.sign(gradient), low, high)
@@ -112,13 +113,3 @@ def _on_floats(model: Any) -> Any:
         return keras.models.clone_model(model, input_tensors=pixels, clone_function=lambda layer: layer)
     except ValueError as error:
         raise Refused(f"attacks need a functional Keras model. Received: {model.name}. ({error})") from None
-
-
-def random_signs(pixels: np.ndarray, size: float, seed: int = 0) -> np.ndarray:
-    """`size` levels up or down, by chance, on every channel: as large as an attack, without its aim."""
-    signs = np.random.default_rng(seed).integers(0, 2, pixels.shape) * 2 - 1
-    return _whole(pixels.astype(np.float32) + size * signs)
-
-
-def _whole(values: np.ndarray) -> np.ndarray:
-    return np.clip(np.rint(values), 0, 255).astype(np.uint8)

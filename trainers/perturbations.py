@@ -55,7 +55,13 @@ def resize(pixels: np.ndarray, factor: float, seed: int = 0) -> np.ndarray:
 
 def noise(pixels: np.ndarray, deviation: float, seed: int = 0) -> np.ndarray:
     """Normal noise of this standard deviation, levels of 255, on every channel by itself."""
-    return _rounded(pixels + np.random.default_rng(seed).normal(0, deviation, pixels.shape))
+    return rounded(pixels + np.random.default_rng(seed).normal(0, deviation, pixels.shape))
+
+
+def random_signs(pixels: np.ndarray, size: float, seed: int = 0) -> np.ndarray:
+    """`size` levels up or down, by chance, on every channel: as large as an attack, without its aim."""
+    signs = np.random.default_rng(seed).integers(0, 2, pixels.shape) * 2 - 1
+    return rounded(pixels.astype(np.float32) + size * signs)
 
 
 def crop(pixels: np.ndarray, share: float, seed: int = 0) -> np.ndarray:
@@ -71,7 +77,7 @@ def crop(pixels: np.ndarray, share: float, seed: int = 0) -> np.ndarray:
 def brightness(pixels: np.ndarray, levels: float, seed: int = 0) -> np.ndarray:
     """Lighter or darker, whichever the seed draws, by so many of 255 levels."""
     sign = 1 if np.random.default_rng(seed).random() < 0.5 else -1
-    return _rounded(pixels.astype(np.float64) + sign * levels)
+    return rounded(pixels.astype(np.float64) + sign * levels)
 
 
 def screenshot(pixels: np.ndarray, quality: float, seed: int = 0) -> np.ndarray:
@@ -80,7 +86,7 @@ def screenshot(pixels: np.ndarray, quality: float, seed: int = 0) -> np.ndarray:
     height, width = pixels.shape[:2]
     random = np.random.default_rng(seed)
     scale, gamma = random.uniform(0.8, 1.25), random.uniform(0.9, 1.1)
-    shown = Image.fromarray(_rounded(255 * (pixels / 255) ** gamma))
+    shown = Image.fromarray(rounded(255 * (pixels / 255) ** gamma))
     shown = shown.resize((max(8, round(width * scale)), max(8, round(height * scale))), _BICUBIC)
     left, top, right, bottom = random.uniform(0, 0.03, 4)
     box = (left * shown.width, top * shown.height, (1 - right) * shown.width, (1 - bottom) * shown.height)
@@ -106,5 +112,6 @@ def _saved(pixels: np.ndarray, image_format: str, **options: int) -> np.ndarray:
     return np.asarray(Image.open(file).convert("RGB"))
 
 
-def _rounded(values: np.ndarray) -> np.ndarray:
+def rounded(values: np.ndarray) -> np.ndarray:
+    """uint8: the nearest of 256 levels."""
     return np.clip(np.rint(values), 0, 255).astype(np.uint8)

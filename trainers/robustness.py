@@ -18,7 +18,7 @@ import pyarrow as pa
 from trainers import attacks, metrics
 from trainers.card_pictures import Part
 from trainers.dataset import with_column
-from trainers.perturbations import PERTURBATIONS, Perturbation
+from trainers.perturbations import PERTURBATIONS, Perturbation, random_signs
 from trainers.progress import Progress
 from trainers.reader import open_reader
 from trainers.registry import Detector
@@ -92,7 +92,7 @@ def robustness(detector: Detector, images: Sample) -> list[dict[str, Any]]:
 
 
 def _conditions() -> dict[tuple[str, float, str], Perturbation]:
-    signs = Perturbation(attacks.random_signs, attacks.SIZES, _OF_255)
+    signs = Perturbation(random_signs, attacks.SIZES, _OF_255)
     every = PERTURBATIONS | {_RANDOM: signs}
     return {(name, strength, each.unit): each for name, each in every.items() for strength in each.strengths}
 
