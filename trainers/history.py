@@ -39,13 +39,8 @@ def best_epoch(values: Iterable[float]) -> int:
     Raises:
       ValueError: no values.
     """
-    best = None
-    for epoch, value in enumerate(values):
-        if best is None or value < best[1]:
-            best = epoch, value
-    if best is None:
-        raise ValueError("a history without epochs has no best one")
-    return best[0]
+    epoch, _ = min(enumerate(values), key=lambda each: each[1])
+    return epoch
 
 
 def is_stopped(values: Sequence[float], patience: int) -> bool:
