@@ -11,11 +11,9 @@ from PIL import Image
 from scipy import ndimage
 
 from tfds_builders.samples.generators import GENERATORS
-from tfds_builders.samples.photographs import PHOTOGRAPHS, Photograph, pixels_of
+from tfds_builders.samples.photographs import MAX_DRAWS, MIN_CONTRAST, PHOTOGRAPHS, Photograph, pixels_of
 
 _SCALES = (0.5, 1.6)  # pixels of the photograph per pixel of the sample
-_MIN_CONTRAST = 12  # standard deviation, of 255: a piece of clear sky shows nothing of how it was made
-_MAX_DRAWS = 20  # of a crop with contrast
 _QUALITIES = (92, 100)  # of the JPEG that every sample has been through
 _GRAIN = (0.001, 0.004)  # standard deviation of the sensor noise, of the range 0..1
 _GAINS = (0.25, 8.0)  # of a fake's fine detail
@@ -65,11 +63,11 @@ def _crop(photograph: np.ndarray, size: int, random: np.random.Generator) -> np.
     """A square at a random place and scale, not a flat one, resampled to size x size: float32 [size, size, 3], 0..1."""
     height, width, _ = photograph.shape
     low, high = np.log(_SCALES[0]), np.log(_SCALES[1])
-    for _ in range(_MAX_DRAWS):
+    for _ in range(MAX_DRAWS):
         side = int(min(round(size * np.exp(random.uniform(low, high))), height, width))
         top, left = int(random.integers(0, height - side + 1)), int(random.integers(0, width - side + 1))
         part = photograph[top : top + side, left : left + side]
-        if part.std() > _MIN_CONTRAST:
+        if part.std() > MIN_CONTRAST:
             break
     resized = Image.fromarray(part).resize((size, size), Image.Resampling.LANCZOS)
     pixels = np.asarray(resized, np.float32) / 255

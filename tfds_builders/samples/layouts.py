@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from tfds_builders.samples.images import Sample, make_sample
-from tfds_builders.samples.photographs import PHOTOGRAPHS
+from tfds_builders.samples.photographs import SCENES
 from tfds_builders.samples.videos import make_video, write_celeb_df
 
 _JPEG_QUALITIES = (85, 100)
@@ -135,18 +135,13 @@ def _original(sample: Sample, originals: dict[str, str]) -> str:
     return "" if first == f"{_stem(sample)}.mp4" else first
 
 
-def _turn_of(scene: str) -> int:
-    """The photograph's position among all, views of one scene counted once."""
-    return list(dict.fromkeys(photograph.scene for photograph in PHOTOGRAPHS)).index(scene)
-
-
 def _split_of(scene: str) -> str:
-    return _SPLITS[_turn_of(scene) % len(_SPLITS)]
+    return _SPLITS[SCENES.index(scene) % len(_SPLITS)]
 
 
 def _part_of(scene: str) -> int:
     parts = _TRAINING_PARTS if _split_of(scene) == "Train" else _OTHER_PARTS
-    return parts[_turn_of(scene) // len(_SPLITS) % len(parts)]
+    return parts[SCENES.index(scene) // len(_SPLITS) % len(parts)]
 
 
 def _size_of(jpeg: bytes) -> tuple[int, int]:

@@ -8,6 +8,9 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+MIN_CONTRAST = 12  # of a sample, standard deviation, of 255: a piece of clear sky shows nothing of how it was made
+MAX_DRAWS = 20  # of a piece with contrast
+
 
 class Photograph(NamedTuple):
     """One file. Views of one scene (a stereo pair) share its name, which is the group of what is cut from them."""
@@ -39,6 +42,7 @@ PHOTOGRAPHS = (
     Photograph("moon", "science", "skimage.data", "moon.png"),
     Photograph("retina", "science", "skimage.data", "retina.jpg"),
 )
+SCENES = tuple(dict.fromkeys(photograph.scene for photograph in PHOTOGRAPHS))
 CATEGORIES = tuple(sorted({photograph.category for photograph in PHOTOGRAPHS}))
 
 

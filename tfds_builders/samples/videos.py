@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from tfds_builders.samples.generators import GENERATORS
-from tfds_builders.samples.photographs import PHOTOGRAPHS, Photograph, pixels_of
+from tfds_builders.samples.photographs import MAX_DRAWS, MIN_CONTRAST, PHOTOGRAPHS, SCENES, Photograph, pixels_of
 
 _NUM_FRAMES = 16
 _FRAMES_PER_SECOND = 25
@@ -20,8 +20,6 @@ _SCALES = (0.75, 1.6)  # pixels of the photograph per pixel of a frame
 _MAX_MOVE = 0.25  # of a frame's side, from the first frame to the last
 _GRAIN = (0.002, 0.006)  # standard deviation of the sensor noise, of the range 0..1
 _RATE_FACTORS = (16, 22)  # x264's constant rate factor: higher is worse
-_MIN_CONTRAST = 12  # standard deviation, of 255
-_MAX_DRAWS = 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,15 +40,14 @@ def make_video(index: int, num_images: int, seed: int, size: int) -> VideoSample
     """
     del num_images  # the turns do not depend on it
     random = np.random.default_rng([seed, index])
-    scenes = _scenes()
     turn, is_fake = index // 2, index % 2 == 1
-    scene = scenes[turn % len(scenes)]
+    scene = SCENES[turn % len(SCENES)]
     views = [photograph for photograph in PHOTOGRAPHS if photograph.scene == scene]
     frames = _move_over(views[int(random.integers(len(views)))], size, random)
     source = ""
     if is_fake:
-        source = scenes[(turn + int(random.integers(1, len(scenes)))) % len(scenes)]
-        generate = list(GENERATORS.values())[turn // len(scenes) % len(GENERATORS)]
+        source = SCENES[(turn + int(random.integers(1, len(SCENES)))) % len(SCENES)]
+        generate = list(GENERATORS.values())[turn // len(SCENES) % len(GENERATORS)]
         weights = int(random.integers(2**32))  # one generator with one set of weights makes all frames
         frames = [generate(frame, np.random.default_rng(weights)) for frame in frames]
     return VideoSample(index, scene, source, _encode(frames, random))
@@ -58,7 +55,7 @@ def make_video(index: int, num_images: int, seed: int, size: int) -> VideoSample
 
 def write_celeb_df(out: Path, videos: Iterator[VideoSample]) -> None:
     """`Celeb-real/id3_0007.mp4` and `Celeb-synthesis/id3_id5_0008.mp4`: target, source of the face, clip."""
-    number = {scene: position for position, scene in enumerate(_scenes())}
+    number = {scene: position for position, scene in enumerate(SCENES)}
     for video in videos:
         folder = "Celeb-synthesis" if video.source else "Celeb-real"
         source = f"_id{number[video.source]}" if video.source else ""
@@ -67,14 +64,10 @@ def write_celeb_df(out: Path, videos: Iterator[VideoSample]) -> None:
         path.write_bytes(video.mp4)
 
 
-def _scenes() -> list[str]:
-    return list(dict.fromkeys(photograph.scene for photograph in PHOTOGRAPHS))
-
-
 def _move_over(photograph: Photograph, size: int, random: np.random.Generator) -> list[np.ndarray]:
     """Frames float32 [size, size, 3] in 0..1 of a straight, steady camera move."""
     image = Image.fromarray(pixels_of(photograph))
-    for _ in range(_MAX_DRAWS):
+    for _ in range(MAX_DRAWS):
         side = min(size * np.exp(random.uniform(*np.log(_SCALES))), image.width, image.height)
         room = np.array([image.width - side, image.height - side])
         start = room * random.random(2)
@@ -84,7 +77,7 @@ def _move_over(photograph: Photograph, size: int, random: np.random.Generator) -
             np.asarray(image.resize((size, size), Image.Resampling.LANCZOS, box=(x, y, x + side, y + side)), np.float32)
             for x, y in corners
         ]
-        if frames[0].std() > _MIN_CONTRAST:
+        if frames[0].std() > MIN_CONTRAST:
             break
     return [frame / 255 for frame in frames]
 
