@@ -20,7 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from train import build_dataset
+from build import build_dataset
 
 _BATCH_IMAGES = 32
 _OTHER_IMAGES = 64  # of each split, for the job that registers the model
@@ -84,7 +84,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=options.work) as folder:
         work = Path(folder)
         os.environ["REALSHARD_HOME"] = str(work / "home")
-        build_dataset(int(num_images / _TRAINING_SHARE) + 10 * _OTHER_IMAGES, work)
+        build_dataset(work, "jpg", int(num_images / _TRAINING_SHARE) + 10 * _OTHER_IMAGES)
         uri = register(*options.model.split("/"), work / "data")
         whole_card(uri, work / "data", _BATCH_IMAGES, work / "card")  # imports, and the first figure
         alone, whole = [], []

@@ -19,8 +19,6 @@ import json
 import multiprocessing
 import os
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -31,7 +29,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
 import tensorflow as tf
-from build import make_corpus
+from build import NUM_SHARDS, build_dataset
 
 from tfds_builders.records.pixels import decode_uint8, resize_uint8
 from trainers.config import AugmentConfig
@@ -43,7 +41,6 @@ from trainers.reader import RecordReader
 
 BATCH = 32  # images, as in the published training
 SIZE = 224  # pixels
-NUM_SHARDS = 4
 WARM_UP_BATCHES = 8
 STAGES = ("jpeg", "scaling", "png")
 THREADS = (1, 2, 4, 8, 16)
@@ -51,13 +48,10 @@ THREADS = (1, 2, 4, 8, 16)
 Make = Callable[[int], tf.data.Dataset]  # round -> dataset of batches
 
 
-def build_dataset(work: Path, kind: str, count: int) -> tuple[Path, Records]:
+def built(work: Path, kind: str, count: int) -> tuple[Path, Records]:
     """Makes `count` files and builds them; returns the files' folder and the training records."""
-    manual_dir, data_dir = work / "manual", work / "data"
-    make_corpus(manual_dir, kind, count)
-    command = [sys.executable, str(Path(__file__).with_name("build.py")), "--side", "ours"]
-    subprocess.run([*command, str(manual_dir), str(data_dir), str(NUM_SHARDS)], check=True, stdout=subprocess.DEVNULL)
-    return manual_dir, load(find("ai_vs_human", data_dir)).select("train")
+    build_dataset(work, kind, count)
+    return work / "manual", load(find("ai_vs_human", work / "data")).select("train")
 
 
 def ours(records: Records, **options) -> Make:
@@ -277,13 +271,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=options.work) as folder:
         work, num_images, rounds = Path(folder), options.images, options.rounds
         if {"jpeg", "scaling"} & set(options.only):
-            manual_dir, records = build_dataset(work / "jpg", "jpg", options.jpeg)
+            manual_dir, records = built(work / "jpg", "jpg", options.jpeg)
         if "jpeg" in options.only:
             found |= jpeg_stages(manual_dir, records, num_images, rounds)
         if "scaling" in options.only:
             found |= threads_and_processes(records, num_images, rounds)
         if "png" in options.only:
-            _, records = build_dataset(work / "png", "png", options.png)
+            _, records = built(work / "png", "png", options.png)
             found["pixel cache, of decoding PNG"] = png_cache(records, work, num_images // 4, rounds)
     ratios = {name: round(value, 3) for name, value in found.items()}
     print(json.dumps({"ratio": ratios.get("resize, of sequential")} | ratios))

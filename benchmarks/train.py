@@ -27,7 +27,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
-from build import make_corpus
+from build import build_dataset
 
 from trainers.config import ClusterConfig, Config, DataConfig, JobConfig, from_dict, to_dict
 from trainers.models.families import FAMILIES
@@ -231,13 +231,6 @@ def report(title: str, measured: dict[str, list[tuple[float, float]]]) -> dict[s
     return ratios
 
 
-def build_dataset(num_images: int, work: Path) -> None:
-    """Makes JPEG files of 256 x 256 pixels and builds them."""
-    make_corpus(work / "manual", "jpg", num_images)
-    command = [sys.executable, str(Path(__file__).with_name("build.py")), "--side", "ours"]
-    subprocess.run([*command, str(work / "manual"), str(work / "data"), "4"], check=True, capture_output=True)
-
-
 def main() -> None:
     """Makes the dataset, runs every side and prints the tables."""
     if sys.argv[1:2] == ["--side"]:
@@ -263,7 +256,7 @@ def main() -> None:
         steps = {name: options.steps or COMPARISONS[name].steps for name in options.only}
         configs = {name: config_of(COMPARISONS[name], steps[name], work) for name in options.only}
         num_images = max(steps[name] * config.optimiser.global_batch_size for name, config in configs.items())
-        build_dataset(num_images * 3 // 2, work)  # 80 % of them are for training
+        build_dataset(work, "jpg", num_images * 3 // 2)  # 80 % of them are for training
         if "resnet50" in configs:
             run_apart("--weights", str(work), work=work)
         for name, config in configs.items():
