@@ -16,7 +16,8 @@ from PIL import Image
 
 from tfds_builders.records.bare import bare
 from tfds_builders.records.decode import decode_rgb, encode_png, plain_bytes, to_png
-from tfds_builders.records.header import BadImage, inspect
+from tfds_builders.records.facts import BadImage
+from tfds_builders.records.header import inspect
 from tfds_builders.records.pixels import decode_uint8
 
 LOSSLESS = [kind for kind in ODD if ODD[kind]().pixels is not None]

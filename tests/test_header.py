@@ -13,8 +13,8 @@ from odd_images import ODD, encode, exif, join, png_header, rgb
 from PIL import Image
 
 from tfds_builders.records.decode import decode_rgb
-from tfds_builders.records.facts import CODES, MAX_PIXELS, exif_orientation
-from tfds_builders.records.header import BadImage, ImageFacts, NeedMore, extension_flag, inspect
+from tfds_builders.records.facts import CODES, MAX_PIXELS, BadImage, ImageFacts, NeedMore, exif_orientation
+from tfds_builders.records.header import extension_flag, inspect
 
 SIGNATURES = (
     *(b"", b"\xff\xd8\xff\xe0", b"\x89PNG\r\n\x1a\n", b"BM", b"GIF89a", b"RIFF\0\0\0\0WEBPVP8"),

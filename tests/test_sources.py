@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tfds_builders.records.errors import Refused
-from tfds_builders.records.header import BadImage
+from tfds_builders.records.facts import BadImage
 from tfds_builders.sharding.provenance import hash_content
 from tfds_builders.sharding.sources import Source, SourceLost, absent, read, read_ahead
 

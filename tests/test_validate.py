@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from odd_images import ODD, chunks, encode, interlaced_png, join, rgb
 
 from tfds_builders.records.decode import decode_rgb, plain_bytes
-from tfds_builders.records.facts import CODES
-from tfds_builders.records.header import BadImage
+from tfds_builders.records.facts import CODES, BadImage
 from tfds_builders.records.pixels import decode_uint8
 from tfds_builders.sharding.validate import LEVELS, validate
 

@@ -20,6 +20,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 
 from tfds_builders.records.errors import Refused
+from tfds_builders.records.facts import BadImage
 from tfds_builders.records.framing import (
     FOOTER_BYTES,
     HEADER_BYTES,
@@ -28,7 +29,7 @@ from tfds_builders.records.framing import (
     payload_bytes,
     payload_of,
 )
-from tfds_builders.records.header import BadImage, inspect
+from tfds_builders.records.header import inspect
 from tfds_builders.records.schema import LABELS, MANIFEST, MANIFEST_SCHEMA
 from trainers.home import home
 from trainers.storage import Location, filesystem, sizes

@@ -17,8 +17,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from tfds_builders.records.facts import BadImage
 from tfds_builders.records.framing import CorruptRecord, payload_of, read_payload
-from tfds_builders.records.header import BadImage
 from trainers.dataset import Records
 from trainers.storage import filesystem, is_remote, join
 

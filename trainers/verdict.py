@@ -12,7 +12,7 @@ import mlflow
 import numpy as np
 import pandas as pd
 
-from tfds_builders.records.header import BadImage
+from tfds_builders.records.facts import BadImage
 from tfds_builders.records.pixels import load_pixels
 
 BATCH_IMAGES = 32  # bounds the memory of a request: 32 images of 224x224 are 5 MB as uint8, 20 MB as float32

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 import tensorflow_datasets as tfds
 
 from tfds_builders.records.errors import Refused
-from tfds_builders.records.header import BadImage
+from tfds_builders.records.facts import BadImage
 from tfds_builders.records.schema import SPLITS
 from tfds_builders.sharding.build import say
 from tfds_builders.sharding.builder import ShardedBuilder

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from tfds_builders.records.header import BadImage
+from tfds_builders.records.facts import BadImage
 
 if TYPE_CHECKING:
     import av

@@ -15,8 +15,6 @@ from tfds_builders.records.bare import PNG_SIGNATURE
 from tfds_builders.records.convertible import inspect_gif, inspect_tiff, inspect_webp
 from tfds_builders.records.facts import BadImage, ImageFacts, NeedMore, exif_orientation, make_facts, need
 
-__all__ = ["BadImage", "ImageFacts", "NeedMore", "extension_flag", "inspect"]
-
 _EXTENSIONS = {
     "jpg": "JPEG", "jpeg": "JPEG", "jpe": "JPEG", "jfif": "JPEG", "png": "PNG", "apng": "PNG", "bmp": "BMP",
     "dib": "BMP", "gif": "GIF", "webp": "WEBP", "tif": "TIFF", "tiff": "TIFF",

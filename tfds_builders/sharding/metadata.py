@@ -13,7 +13,7 @@ from pathlib import PurePosixPath
 from typing import NamedTuple
 
 from tfds_builders.records.errors import Refused
-from tfds_builders.records.header import BadImage
+from tfds_builders.records.facts import BadImage
 from tfds_builders.sharding.build import say
 from tfds_builders.sharding.layout import has_image_suffix, label_of, say_layouts, split_of, unlabelled
 from tfds_builders.sharding.manifest import Excluded, Record

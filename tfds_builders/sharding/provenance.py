@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tfds_builders.records.header import BadImage
+from tfds_builders.records.facts import BadImage
 from tfds_builders.sharding.sources import (
     ERRORS_OF_A_FILE,
     SLICE,

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tfds_builders.records.errors import Refused
-from tfds_builders.records.header import BadImage
+from tfds_builders.records.facts import BadImage
 from tfds_builders.sharding.build import say
 from tfds_builders.sharding.layout import FolderLayout, label_of, split_of, unlabelled
 from tfds_builders.sharding.manifest import Excluded, Record

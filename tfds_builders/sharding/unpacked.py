@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tfds_builders.records.errors import Refused
-from tfds_builders.records.header import BadImage
+from tfds_builders.records.facts import BadImage
 from tfds_builders.sharding.manifest import entries_of
 from tfds_builders.sharding.sources import SLICE, Entry, read
 

@@ -7,8 +7,8 @@ import hashlib
 import os
 from pathlib import Path
 
+from tfds_builders.records.facts import BadImage
 from tfds_builders.records.frames import choose_frames, count_frames, decode_frames
-from tfds_builders.records.header import BadImage
 from tfds_builders.sharding.sources import Entry, read
 from tfds_builders.sharding.staging import write_atomically
 
