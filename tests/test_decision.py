@@ -36,6 +36,16 @@ def test_the_false_positive_rate_is_kept(validation, calibrate):
     assert decision.base_rate == labels.mean()
 
 
+@pytest.mark.parametrize(("reals", "is_said"), [(19, True), (20, False)])
+def test_a_threshold_chosen_on_too_few_reals_is_said(caplog, reals, is_said):
+    labels = np.r_[np.zeros(reals, int), np.ones(30, int)]
+    scores = np.linspace(0, 1, len(labels))
+    for rule in ("fpr", "balanced"):
+        decide(labels, scores, rule=rule, target_fpr=0.05)
+    said = [f"was chosen on {reals} reals" in message and "at least 20" in message for message in caplog.messages]
+    assert said == [True] * is_said
+
+
 def test_the_balanced_threshold_is_balanced_after_the_temperature(validation):
     labels, scores = validation
     skewed = np.clip(scores**3, 0, 1)

@@ -76,7 +76,7 @@ def test_figures_counted_by_hand():
     assert summary["balanced_accuracy"] == pytest.approx(7 / 12)
     assert summary["auc"] == pytest.approx(4 / 6)  # 0.3 beats one real of three, 0.8 all three
     assert (summary["n"], summary["real"], summary["fake"], summary["groups"]) == (5, 3, 2, 5)
-    assert (summary["tpr_at_fpr_1pct"], summary["tpr_at_fpr_01pct"]) == (0.5, 0.5)  # 0.8 before any real
+    assert (summary["tpr_at_fpr_1pct"], summary["tpr_at_fpr_01pct"]) == (None, None)  # of 3 reals nobody can say
     assert summary["eer"] == pytest.approx(0.5)  # between 0.6 and 0.4, where the curve is flat
     assert summary["mse"] == pytest.approx((0.1**2 + 0.4**2 + 0.6**2 + 0.7**2 + 0.2**2) / 5)
     assert summary["ece"] == pytest.approx((0.1 + 0.4 + 0.6 + 0.7 + 0.2) / 5)  # every image in a bin of its own
@@ -124,8 +124,8 @@ def test_the_score_equal_to_the_threshold_is_fake():
     [
         ([0.83] * 6, "the same P(fake), 0.8300"),
         ([0.5 + 1e-8 * number for number in range(6)], "the same P(fake), 0.5000"),
-        ([0.5, 0.7, 0.8, 0.9, 0.95, 0.99], "every image is called fake, although 17% are real"),
-        ([0.1, 0.2, 0.3, 0.4, 0.45, 0.49], "every image is called real, although 83% are fake"),
+        ([0.5, 0.7, 0.8, 0.9, 0.95, 0.99], "every image is called fake, real ones too (1 of 6)"),
+        ([0.1, 0.2, 0.3, 0.4, 0.45, 0.49], "every image is called real, fake ones too (5 of 6)"),
     ],
 )
 def test_a_predictor_of_one_class_is_named_degenerate(scores, because):
@@ -152,10 +152,11 @@ def groups_auc(labels, scores, groups, seed=0, resamples=400):
 @pytest.mark.parametrize("seed", range(8))
 def test_every_figure_of_a_resample_is_that_of_the_repeated_groups(seed):
     random = np.random.default_rng(seed)
-    labels, groups = random.integers(0, 2, 60), random.integers(0, 7, 60)
-    scores = random.integers(0, 10, 60) / 10  # with ties, also with the threshold
+    labels, groups = np.arange(4000) % 4 // 2, random.integers(0, 40, 4000)  # enough reals for every figure
+    scores = random.integers(0, 1000, 4000) / 1000  # with ties, also with the threshold
+    scores[labels == 0] *= 0.9
     (counts,) = bootstrap.draws(groups, 1, seed)
-    repeated = np.repeat(np.arange(60), counts[groups])
+    repeated = np.repeat(np.arange(4000), counts[groups])
     expected = metrics.summarise(predictions(labels[repeated], scores[repeated]), 0.4, bootstrap=0)
     found = bootstrap.intervals(labels, scores, groups, 0.4, resamples=1, seed=seed)
     of_classes = {f"{figure}_{name}" for figure in ("precision", "recall") for name in ("real", "fake")}
@@ -176,6 +177,27 @@ def test_figures_that_no_resample_has_have_no_interval():
     low, high = found["accuracy"]
     assert 0 <= low < 0.5 < high <= 1
     assert bootstrap.intervals(*np.zeros((3, 0), int), 0.5) == {}
+
+
+def test_without_an_error_shares_have_the_exact_interval_of_their_groups():
+    labels = np.r_[np.zeros(30, int), np.ones(100, int)]
+    groups = np.r_[np.arange(30), 30 + np.arange(100) // 10]  # 30 of reals, 10 of fakes
+    found = bootstrap.intervals(labels, labels * 0.8, groups, 0.5, resamples=50)
+    assert set(found) == {name for name in bootstrap.FIGURES if name[:3] in ("acc", "bal", "pre", "rec")}
+    ends = {name: pytest.approx((0.025 ** (1 / number), 1)) for name, number in (("real", 30), ("fake", 10))}
+    for name, expected in ends.items():  # no error in k groups: low ** k = 0.025
+        assert found[f"recall_{name}"] == found[f"precision_{name}"] == expected
+    assert found["recall_real"][0] == pytest.approx(0.8843, abs=5e-5)
+    assert found["accuracy"] == pytest.approx((0.025 ** (1 / 40), 1))
+    assert found["balanced_accuracy"] == pytest.approx(np.mean([found["recall_real"], found["recall_fake"]], axis=0))
+
+
+def test_what_is_always_called_fake_has_exact_recalls():
+    labels = np.repeat([0, 1], 30)
+    found = bootstrap.intervals(labels, np.linspace(0.6, 0.9, 60), np.arange(60), 0.5, resamples=50)
+    assert found["recall_real"] == pytest.approx((0, 1 - 0.025 ** (1 / 30)))
+    assert found["recall_fake"] == pytest.approx((0.025 ** (1 / 30), 1))
+    assert found["balanced_accuracy"] == pytest.approx((0.4421, 0.5579), abs=1e-4)
 
 
 def test_a_resampled_auc_equals_scikit_learns_with_repeated_groups():
@@ -275,7 +297,7 @@ def test_splits_are_kept_apart():
 
 
 def test_a_tracker_gets_the_defined_numbers():
-    summary = metrics.summarise(predictions([0, 1, 1, 0], [0.1, 0.9, 0.8, 0.7], ["a", "a", "b", "b"]))
+    summary = metrics.summarise(predictions([0, 1, 1, 0], [0.1, 0.9, 0.6, 0.7], ["a", "a", "b", "b"]))
     flat = metrics.flatten(summary, "test/")
     assert flat["test/accuracy"] == 0.75
     assert (flat["test/auc_low"], flat["test/auc_high"]) == summary["auc_interval"]

@@ -161,7 +161,7 @@ def test_learning_curves_mark_the_best_epoch_and_the_phases():
 def test_a_degenerate_predictor_is_called_one_on_every_figure():
     figures = drawn(predictions([0, 1, 1], [0.9, 0.8, 0.7]), [])
     for figure in figures.values():
-        assert figure.get_suptitle() == "no detector: every image is called fake, although 33% are real"
+        assert figure.get_suptitle() == "no detector: every image is called fake, real ones too (1 of 3)"
 
 
 def test_what_one_class_leaves_undefined_is_said():

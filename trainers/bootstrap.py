@@ -6,6 +6,9 @@ Images of one group are not independent, so whole groups are drawn with replacem
 Welsh 2007), as many as there are; an interval is that of the percentiles (Efron & Tibshirani 1993, chapter 13). One
 sort serves all resamples: a draw changes the counts along the ROC curve, and every figure follows from those.
 
+Where no error was seen, every resample agrees, which says nothing of the errors to come: a share then has the exact
+interval of its number of groups (Clopper & Pearson 1934), and what is no share has none.
+
 labels: int [n], 0 real and 1 fake; scores: P(fake), float [n]; groups: int [n], 0 <= group < number of groups.
 """
 
@@ -13,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from trainers.operating import eer_of_rates, tpr_of_rates
+from trainers.operating import TPR_AT_FPR, eer_of_rates, reals_needed, tpr_of_rates
 
 CONFIDENCE = 0.95
 # Reals and fakes, int64 [distinct scores + 1] each: how many have at least each of the distinct scores, the highest one
@@ -95,19 +98,47 @@ def intervals(
 ) -> dict[str, tuple[float, float]]:
     """The 95 % interval (low, high) of each figure, by its name in `trainers.metrics.summarise`.
 
-    Resamples in which a figure is not defined, such as those of one class, do not count for it. A figure that none has
-    is left out; with fewer than two groups there are none at all.
+    Resamples in which a figure is not defined, such as those of one class, do not count for it. Left out are figures
+    that no resample has; shares found at a false positive rate that there are too few reals for; AUC, EER, F1 and
+    shares found that are 0, or 1, in all resamples. With fewer than two groups there are none at all.
     """
     roc_of = roc_of_group_counts(labels, scores, groups)
     num_called = len(np.unique(scores[scores >= threshold]))
     found = [_figures(roc_of(counts), num_called) for counts in draws(groups, resamples, seed)]
     within = {name: percentiles([figures[name] for figures in found]) for name in FIGURES}
-    return {name: interval for name, interval in within.items() if interval}
+    intervals = {name: interval for name, interval in within.items() if interval}
+    for name, fpr in TPR_AT_FPR.items():
+        if np.sum(labels == 0) < reals_needed(fpr):
+            intervals.pop(name, None)
+    unvaried = {name: interval[0] for name, interval in intervals.items() if interval in ((0, 0), (1, 1))}
+    counted = {
+        "accuracy": groups,
+        "precision_real": groups[scores < threshold],
+        "precision_fake": groups[scores >= threshold],
+        "recall_real": groups[labels == 0],
+        "recall_fake": groups[labels == 1],
+    }
+    for name, share in unvaried.items():
+        del intervals[name]
+        if name in counted:
+            intervals[name] = exact_interval(share, len(np.unique(counted[name])))
+    if {"recall_real", "recall_fake"} <= set(unvaried):  # the mean of their bounds is at least as sure as each of them
+        ends = np.mean([intervals["recall_real"], intervals["recall_fake"]], axis=0)
+        intervals["balanced_accuracy"] = float(ends[0]), float(ends[1])
+    return intervals
+
+
+def exact_interval(share: float, num_groups: int) -> tuple[float, float]:
+    """The 95 % interval of Clopper & Pearson for a share of 0 or 1, each group counted as one trial."""
+    from scipy.stats import binomtest  # imports in half a second: not before it is needed
+
+    within = binomtest(round(share * num_groups), num_groups).proportion_ci(CONFIDENCE)
+    return float(within.low), float(within.high)
 
 
 FIGURES = (
     "auc", "accuracy", "balanced_accuracy", "precision_real", "precision_fake", "recall_real", "recall_fake", "f1",
-    "eer", "tpr_at_fpr_1pct", "tpr_at_fpr_01pct",
+    "eer", *TPR_AT_FPR,
 )  # fmt: skip
 
 
@@ -129,5 +160,5 @@ def _figures(roc: Roc, num_called: int) -> dict[str, float | None]:
         rates = roc[0] / reals, roc[1] / fakes
         figures["balanced_accuracy"] = (let_pass / reals + found / fakes) / 2
         figures |= {"auc": area(roc), "eer": eer_of_rates(*rates)}
-        figures |= {"tpr_at_fpr_1pct": tpr_of_rates(*rates, 0.01), "tpr_at_fpr_01pct": tpr_of_rates(*rates, 0.001)}
+        figures |= {name: tpr_of_rates(*rates, fpr) for name, fpr in TPR_AT_FPR.items()}
     return figures

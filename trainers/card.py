@@ -21,7 +21,8 @@ from trainers import metrics
 
 NUM_WORST_GROUPS = 20
 MAX_VALUES = 200  # of a column that gets a table of its own
-FEW_GROUPS = 20  # a bootstrap over fewer groups gives intervals that are much too narrow: see docs/report-card.md
+FEW_GROUPS = 20  # of a class: a bootstrap over fewer gives intervals that are much too narrow: see docs/report-card.md
+RARELY = 0.005  # recall of a class: below it, the card says so
 
 Card = dict[str, Any]
 
@@ -44,13 +45,13 @@ def card_of(
       bootstrap: resamples for the intervals; None: as many as `metrics.resamples_for` says.
 
     Returns:
-      notes (list of str): why it is no detector, if it is none, then the given ones, then why the intervals are too
-        narrow, if they are;
+      notes (list of str): why it is no detector, if it is none, or may be none, then the given ones, then why the
+        intervals are too narrow, if they are;
       summary: what `metrics.summarise` gives, with `resamples`;
       per_class: of real, fake, macro and weighted: precision, recall, f1, support;
       by: {column: {value: summary}} of dataset and category, where there are several values, and of generator, where
         each value's fakes are judged against all reals;
-      groups: {count, worst: the groups with the largest share of wrong verdicts};
+      groups: {count, worst: the groups with the most wrong verdicts};
       videos: {mean, median: the summary of the scores of whole videos}, or None without videos;
       unsure: {low, high, share: of all images, accuracy_elsewhere}, or None.
 
@@ -59,14 +60,13 @@ def card_of(
     """
     resamples = metrics.resamples_for(len(predictions)) if bootstrap is None else bootstrap
     summary = metrics.summarise(predictions, threshold, bootstrap=resamples)
-    because, groups = summary["degenerate_because"], summary["groups"]
-    is_narrow = bool(summary["intervals"]) and groups < FEW_GROUPS
-    narrow = f"The intervals are of {groups} groups only (photographs, persons, videos): they are too narrow."
+    because = summary["degenerate_because"]
     return {
         "notes": [
             *([f"This is no detector: {because}."] if because else []),
+            *_doubts(summary),
             *notes,
-            *([narrow] if is_narrow else []),
+            *_narrow(summary),
         ],
         "summary": summary | {"resamples": resamples},
         "per_class": per_class(summary),
@@ -75,6 +75,35 @@ def card_of(
         "videos": _videos(predictions, threshold, resamples),
         "unsure": None if unsure is None else _unsure(predictions, threshold, unsure),
     }
+
+
+def _doubts(summary: metrics.Summary) -> list[str]:
+    """What a reader of an accuracy would miss: an AUC no better than chance, a verdict that is nearly never told."""
+    notes = []
+    if summary["threshold"] > 1:
+        notes.append(f"The threshold is above 1 ({summary['threshold']!r}): no image can ever be called fake.")
+    if summary["degenerate"]:
+        return notes
+    low, high = summary["auc_interval"] or (summary["auc"], summary["auc"])
+    within = f"{metrics.rounded(low)} to {metrics.rounded(high)}" if summary["auc_interval"] else ""
+    if summary["auc"] == 0 or (within and high < 0.5):
+        notes.append(f"The AUC is below 0.5 ({within or 0}): are the labels swapped?")
+    elif within and low <= 0.5:
+        notes.append(f"The interval of the AUC, {within}, holds 0.5: it is not shown that this tells fake from real.")
+    for label, name in enumerate(LABELS):
+        right, images = summary["confusion"][label][label], summary[name]
+        if right < RARELY * images:
+            notes.append(f"Of {images:,} {name} images only {right:,} are called {name}, less than {RARELY:.1%}.")
+    return notes
+
+
+def _narrow(summary: metrics.Summary) -> list[str]:
+    """Each class's figures vary with its own groups: many fakes do not make up for reals of two photographs."""
+    groups = [summary[f"groups_{name}"] for name in LABELS]
+    if not summary["intervals"] or min(filter(None, groups)) >= FEW_GROUPS:
+        return []
+    of = f"{groups[0]:,} groups of reals and {groups[1]:,} of fakes (photographs, persons, videos)"
+    return [f"The intervals are of {of}: of fewer than {FEW_GROUPS} of a class they are too narrow."]
 
 
 def calibration_of(temperature: float | None, base_rate: float | None) -> str:
@@ -135,7 +164,7 @@ def _by(predictions: pa.Table, threshold: float) -> dict[str, dict[str, metrics.
 
 
 def worst_groups(predictions: pa.Table, threshold: float) -> dict[str, Any]:
-    """The number of groups, and those with the largest share of wrong verdicts, larger groups first among equals."""
+    """The number of groups, and those with the most wrong verdicts, smaller groups first among equals."""
     known = predictions.filter(pc.not_equal(predictions["group"], ""))
     codes = known["group"].combine_chunks().dictionary_encode()
     index, labels, scores = _codes(codes), known["label"].to_numpy(), known["p_fake"].to_numpy()
@@ -144,7 +173,7 @@ def worst_groups(predictions: pa.Table, threshold: float) -> dict[str, Any]:
     fakes = np.bincount(index, weights=labels, minlength=num_groups)
     wrong = np.bincount(index, weights=(scores >= threshold) != (labels == 1), minlength=num_groups)
     means = np.bincount(index, weights=scores, minlength=num_groups) / images
-    order = np.lexsort((np.arange(num_groups), -images, -wrong / images))[:NUM_WORST_GROUPS]
+    order = np.lexsort((np.arange(num_groups), images, -wrong))[:NUM_WORST_GROUPS]
     worst = [
         {
             "group": codes.dictionary[int(group)].as_py(),
@@ -197,12 +226,11 @@ def _unsure(predictions: pa.Table, threshold: float, band: Sequence[float]) -> d
     }
 
 
-def most_wrong(predictions: pa.Table, number: int) -> np.ndarray:
-    """int64 [at most number]: the rows whose P(fake) is farthest from their label, farthest first, wrong ones only
-    (more than a half away)."""
-    distance = np.abs(predictions["p_fake"].to_numpy() - predictions["label"].to_numpy())
-    order = np.argsort(-distance, kind="stable")[:number]
-    return order[distance[order] > 0.5]
+def most_wrong(predictions: pa.Table, number: int, threshold: float) -> np.ndarray:
+    """int64 [at most number]: the rows of wrong verdicts, first those whose P(fake) is farthest from their label."""
+    labels, scores = predictions["label"].to_numpy(), predictions["p_fake"].to_numpy()
+    wrong = np.flatnonzero((scores >= threshold) != (labels == 1))
+    return wrong[np.argsort(-np.abs(scores - labels)[wrong], kind="stable")][:number]
 
 
 def _codes(column: pa.DictionaryArray) -> np.ndarray:

@@ -121,9 +121,13 @@ def draw_by(axes: Axes, summaries: dict[str, Summary], column: str) -> None:
     places = np.arange(len(names))
     for label, name in enumerate(LABELS):
         values = [summaries[value][f"recall_{name}"] for value in names]
-        filled = [value or 0 for value in values]
-        axes.barh(places + 0.2 * (2 * label - 1), filled, 0.38, color=COLOURS[label], label=name)
-    axes.set_yticks(places, [f"{name or 'unknown'} ({summaries[name]['n']:,})" for name in names])
+        heights = places + 0.2 * (2 * label - 1)
+        known = [row for row, value in enumerate(values) if value is not None]
+        axes.barh(heights[known], [values[row] for row in known], 0.38, color=COLOURS[label], label=name)
+        for row in sorted(set(places.tolist()) - set(known)):
+            axes.text(0.01, heights[row], "none there", va="center", color=COLOURS[label], fontsize=9)
+    counts = {name: ", ".join(f"{summaries[name][label]:,} {label}" for label in LABELS) for name in names}
+    axes.set_yticks(places, [f"{name or 'unknown'} ({counts[name]})" for name in names])
     axes.invert_yaxis()
     left_out = len(summaries) - len(names)
     axes.set(xlim=(0, 1.02), xlabel="share called correctly", title=f"By {column}")

@@ -12,8 +12,11 @@ from typing import Any
 
 from tfds_builders.records.schema import LABELS
 from trainers.card import Card
+from trainers.metrics import Summary, rounded, without_interval
 
 Picture = tuple[str, bytes]  # what is written under it, and a JPEG file
+
+FEW_FOR_ECE = 1000  # images: see docs/report-card.md
 
 # What the table of figures shows: the key in the summary, and the name of the row.
 _FIGURES = (
@@ -85,7 +88,7 @@ def html_of(card: Card, title: str, svgs: Mapping[str, str], pictures: Mapping[s
     parts += ["<h2>Figures of merit</h2>", _figures_of_merit(card)]
     rows = [(name, *values.values()) for name, values in card["per_class"].items()]
     parts.append(
-        _table((f"verdict at P(fake) ≥ {summary['threshold']:.4g}", "precision", "recall", "F1", "support"), rows)
+        _table((f"verdict at P(fake) ≥ {summary['threshold']!r}", "precision", "recall", "F1", "support"), rows)
     )
     parts.append(_unsure(card["unsure"]))
     if svgs:
@@ -106,19 +109,29 @@ def html_of(card: Card, title: str, svgs: Mapping[str, str], pictures: Mapping[s
 
 def _figures_of_merit(card: Card) -> str:
     summary = card["summary"]
-    within = {name: f"{low:.4f} to {high:.4f}" for name, (low, high) in summary["intervals"].items()}
-    rows = [(name, summary[key], within.get(key, "")) for key, name in _FIGURES]
-    counts = ", ".join(f"{summary[label]:,} {label}" for label in LABELS)
-    of = f"95 % interval, {summary['resamples']:,} resamples of {summary['groups']:,} groups" if within else ""
+    rows = [(name, summary[key], _beside(key, summary)) for key, name in _FIGURES]
+    counts = ", ".join(f"{summary[label]:,} {label} in {summary[f'groups_{label}']:,} groups" for label in LABELS)
+    resamples = f"{summary['resamples']:,} resamples of {summary['groups']:,} groups"
+    of = f"95 % interval, {resamples}" if summary["intervals"] else ""
     return f"<p>{summary['n']:,} images: {counts}.</p>" + _table(("", "", of), rows)
+
+
+def _beside(key: str, summary: Summary) -> str:
+    """How sure the figure is, or why that is not known."""
+    if key in summary["intervals"]:
+        return " to ".join(map(rounded, summary["intervals"][key]))
+    if key == "ece" and summary["n"] < FEW_FOR_ECE:
+        return f"too high on the average: it is biased upwards below about {FEW_FOR_ECE:,} images"
+    return without_interval(key, summary)
 
 
 def _unsure(band: Mapping[str, Any] | None) -> str:
     if band is None:
         return ""
-    rest = "" if band["accuracy_elsewhere"] is None else f"; accuracy on the others {band['accuracy_elsewhere']:.4f}"
+    accuracy = band["accuracy_elsewhere"]
+    rest = "" if accuracy is None else f"; accuracy on the others {rounded(accuracy)}"
     share = 0 if band["share"] is None else band["share"]
-    return f"<p>Unsure from P(fake) {band['low']:.4g} to {band['high']:.4g}: {share:.1%} of the images{rest}.</p>"
+    return f"<p>Unsure from P(fake) {band['low']!r} to {band['high']!r}: {share:.1%} of the images{rest}.</p>"
 
 
 def _by_table(column: str, summaries: Mapping[str, Mapping[str, Any]]) -> str:
@@ -163,7 +176,7 @@ def _cell(value: Any) -> str:
     if value is None:
         return "undefined"
     if isinstance(value, float):
-        return f"{value:.4f}"
+        return html.escape(rounded(value))
     return f"{value:,}" if isinstance(value, int) else html.escape(str(value))
 
 

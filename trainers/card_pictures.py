@@ -14,6 +14,7 @@ from trainers.card import most_wrong
 from trainers.card_html import Picture
 from trainers.config import Config
 from trainers.dataset import Dataset, Records
+from trainers.metrics import rounded
 from trainers.reader import open_reader
 
 WORST, AUGMENTED = "Judged worst", "Training images as the network saw them"  # headings
@@ -31,17 +32,20 @@ class Part:
     scheme: str = ""  # the split scheme that they are a split of; "": the split that was written
 
 
-def most_wrong_images(predictions: pa.Table, parts: Sequence[Part]) -> list[Picture]:
-    """The images that were judged worst, small, with what is written under them."""
+def most_wrong_images(predictions: pa.Table, parts: Sequence[Part], threshold: float = 0.5) -> list[Picture]:
+    """The images that were judged worst at the threshold, small, with what is written under them."""
     ends = np.cumsum([len(part.records) for part in parts])
     pictures = []
-    for row in most_wrong(predictions, NUM_MOST_WRONG).tolist():
+    for row in most_wrong(predictions, NUM_MOST_WRONG, threshold).tolist():
         number = int(np.searchsorted(ends, row, "right"))
         records = parts[number].records
         (data,) = open_reader(records).images(np.array([row - (ends[number] - len(records))]))
         found = predictions.slice(row, 1).to_pylist()[0]
         pictures.append(
-            (f"{LABELS[found['label']]}, P(fake) {found['p_fake']:.3f}: {found['id']}", thumbnail(decode_rgb(data)))
+            (
+                f"{LABELS[found['label']]}, P(fake) {rounded(found['p_fake'], 3)}: {found['id']}",
+                thumbnail(decode_rgb(data)),
+            )
         )
     return pictures
 

@@ -6,6 +6,7 @@
 Everything is chosen on validation images, never on the test's, and travels inside the registered model.
 """
 
+import logging
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +14,7 @@ import pyarrow as pa
 
 from trainers.calibration import apply_temperature, fit_temperature
 from trainers.config import THRESHOLD_RULES, ModelConfig
-from trainers.operating import best_balanced_threshold, threshold_at_fpr
+from trainers.operating import best_balanced_threshold, reals_needed, threshold_at_fpr
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def decide(
       labels: int [n], 0 real and 1 fake, both of them.
       scores: the network's P(fake), float [n].
       rule: `fixed`: `threshold`; `balanced`: that of the best balanced accuracy; `fpr`: the smallest one that calls at
-        most a share `target_fpr` of the reals fake.
+        most a share `target_fpr` of the reals fake, which is logged as a warning below 1 / `target_fpr` reals.
       calibrate: whether to fit a temperature (Guo et al. 2017). It moves no image across P(fake) = 0.5.
       unsure_below: a verdict is sure where at least this share of such verdicts is right, see `unsure_band`; 0: always.
 
@@ -72,6 +73,13 @@ def decide(
         return Decision(threshold)
     if not len(labels) or labels.min() == labels.max():
         raise ValueError(f"a threshold is chosen on images of both classes, received {len(labels)} of one")
+    num_reals = int(np.sum(labels == 0))
+    if rule == "fpr" and num_reals < reals_needed(target_fpr):
+        logging.getLogger(__name__).warning(
+            "The threshold that calls at most %g of the reals fake was chosen on %d reals: it may call far more fake; "
+            "give the validation part at least %d, or a larger --target-fpr.",
+            *(target_fpr, num_reals, reals_needed(target_fpr)),
+        )
     temperature = fit_temperature(labels, scores) if calibrate else None
     p_fake = Decision(temperature=temperature).calibrated(scores)
     chosen = {"balanced": best_balanced_threshold(labels, p_fake), "fpr": threshold_at_fpr(labels, p_fake, target_fpr)}

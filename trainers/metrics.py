@@ -15,10 +15,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tfds_builders.records.schema import LABELS
 from trainers.bootstrap import intervals
 from trainers.calibration import expected_calibration_error
-from trainers.operating import equal_error_rate, tpr_at_fpr
+from trainers.operating import TPR_AT_FPR, equal_error_rate, reals_needed, tpr_at_fpr
 
+# Figures that are no share of images, and what they are of a detector that makes no error.
+BEST = {"auc": 1.0, "eer": 0.0, "tpr_at_fpr_1pct": 1.0, "tpr_at_fpr_01pct": 1.0}
 CONSTANT_SPREAD = 1e-6  # scores this close together are one score: float32 noise around a constant
 
 Summary = dict[str, Any]
@@ -39,10 +42,12 @@ def summarise(predictions: pa.Table, threshold: float = 0.5, bootstrap: int = 10
       seed: of the resamples.
 
     Returns:
-      n, real, fake, groups (counts); threshold; confusion ([[real called real, real called fake], [fake called real,
+      n, real, fake, groups, groups_real, groups_fake (counts; the last two: groups with images of that class);
+      threshold; confusion ([[real called real, real called fake], [fake called real,
       fake called fake]]); accuracy, balanced_accuracy, precision_real, precision_fake, recall_real, recall_fake, f1
-      (of fake); auc, average_precision, eer, tpr_at_fpr_1pct and _01pct, log_loss (nats), mse, rmse, ece; intervals
-      ({figure: (low, high)}, see `trainers.bootstrap`) and auc_interval, that of the AUC;
+      (of fake); auc, average_precision, eer, tpr_at_fpr_1pct and _01pct (None below 100 and 1,000 reals),
+      log_loss (nats), mse, rmse, ece; intervals ({figure: (low, high)}, see `trainers.bootstrap`) and auc_interval,
+      that of the AUC;
       degenerate (bool) and degenerate_because (a sentence or None).
 
     Raises:
@@ -51,7 +56,9 @@ def summarise(predictions: pa.Table, threshold: float = 0.5, bootstrap: int = 10
     labels, scores = _labels_and_scores(predictions)
     groups = group_numbers(predictions)
     summary: Summary = {"n": len(labels), "real": int(np.sum(labels == 0)), "fake": int(np.sum(labels == 1))}
-    summary |= {"groups": int(groups.max()) + 1 if len(groups) else 0, "threshold": threshold}
+    summary |= {"groups": int(groups.max()) + 1 if len(groups) else 0}
+    summary |= {f"groups_{name}": len(np.unique(groups[labels == label])) for label, name in enumerate(LABELS)}
+    summary["threshold"] = threshold
     summary |= _at_threshold(labels, scores, threshold)
     summary |= _over_thresholds(labels, scores)
     summary["intervals"] = intervals(labels, scores, groups, threshold, bootstrap, seed)
@@ -81,6 +88,24 @@ def resamples_for(num_images: int) -> int:
     """How many resamples the intervals need seconds for: 1000 up to 200,000 images, then fewer, 200 from a million
     on, whose quantiles still stand on five resamples on each side."""
     return int(np.clip(200_000_000 // max(num_images, 1), 200, 1000))
+
+
+def without_interval(figure: str, summary: Summary) -> str:
+    """Why a figure has no interval, in a few words; "" if nothing can be said of it."""
+    if summary[figure] is None and figure in TPR_AT_FPR and summary["fake"]:
+        return f"needs at least {reals_needed(TPR_AT_FPR[figure]):,} reals"
+    if not summary["intervals"] or figure not in BEST or summary[figure] not in (0, 1):
+        return ""
+    seen = "no error" if summary[figure] == BEST[figure] else "nothing right"
+    return f"{seen} seen in {summary['groups_real']:,} groups of reals and {summary['groups_fake']:,} of fakes"
+
+
+def rounded(value: float, digits: int = 4) -> str:
+    """The number with so many decimals, unless that makes 0 or 1 of what is neither: "< 0.0001", "> 0.9999"."""
+    text = f"{value:.{digits}f}"
+    if value > 0 and float(text) == 0:
+        return f"< {10**-digits:.{digits}f}"
+    return f"> {1 - 10**-digits:.{digits}f}" if value < 1 and float(text) == 1 else text
 
 
 def flatten(summary: Summary, prefix: str) -> dict[str, float]:
@@ -145,8 +170,10 @@ def _over_thresholds(labels: np.ndarray, scores: np.ndarray) -> Summary:
         "auc": float(metrics.roc_auc_score(labels, scores)) if has_both else None,
         "average_precision": float(metrics.average_precision_score(labels, scores)) if has_both else None,
         "eer": equal_error_rate(labels, scores),
-        "tpr_at_fpr_1pct": tpr_at_fpr(labels, scores, 0.01),
-        "tpr_at_fpr_01pct": tpr_at_fpr(labels, scores, 0.001),
+        **{
+            name: tpr_at_fpr(labels, scores, fpr) if np.sum(labels == 0) >= reals_needed(fpr) else None
+            for name, fpr in TPR_AT_FPR.items()
+        },
         "log_loss": float(metrics.log_loss(labels, scores, labels=[0, 1])) if labels.size else None,
         "mse": mse,
         "rmse": None if mse is None else mse**0.5,
@@ -165,9 +192,9 @@ def degenerate_because(labels: np.ndarray, scores: np.ndarray, threshold: float)
         return f"every image gets the same P(fake), {scores[0]:.4f}"
     called_fake = scores >= threshold
     if called_fake.all():
-        return f"every image is called fake, although {np.mean(labels == 0):.0%} are real"
+        return f"every image is called fake, real ones too ({np.sum(labels == 0):,} of {len(labels):,})"
     if not called_fake.any():
-        return f"every image is called real, although {np.mean(labels == 1):.0%} are fake"
+        return f"every image is called real, fake ones too ({np.sum(labels == 1):,} of {len(labels):,})"
     return None
 
 

@@ -7,7 +7,16 @@ labels: int [n], 0 real and 1 fake; scores: P(fake), float [n]. An image is call
 None without both classes.
 """
 
+import math
+
 import numpy as np
+
+TPR_AT_FPR = {"tpr_at_fpr_1pct": 0.01, "tpr_at_fpr_01pct": 0.001}  # figures of a summary, and their rates
+
+
+def reals_needed(fpr: float) -> int:
+    """The smallest number of reals of which one is at most a share `fpr`: with fewer, `fpr` and 0 are the same."""
+    return math.ceil(1 / fpr - 1e-9)
 
 
 def _rates(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:

@@ -67,7 +67,7 @@ def put_legend_below(axes: Axes, columns: int = 1) -> None:
 
 
 def _mark_threshold(axes: Axes, x: float, y: float, summary: metrics.Summary) -> None:
-    label = f"P(fake) ≥ {summary['threshold']:g}"
+    label = f"P(fake) ≥ {summary['threshold']!r}"
     axes.plot(x, y, "o", color="black", markersize=7, label=label, clip_on=False, zorder=3)
 
 
@@ -84,7 +84,7 @@ def draw_confusion(axes: Axes, summary: metrics.Summary) -> None:
         axes.text(column, row, share, va="top", **at)
     axes.set_xticks(range(len(LABELS)), [f"called {label}" for label in LABELS])
     axes.set_yticks(range(len(LABELS)), [f"is {label}" for label in LABELS])
-    axes.set(xlabel=f"verdict at P(fake) ≥ {summary['threshold']:g}", ylabel="truth", title="Confusion matrix")
+    axes.set(xlabel=f"verdict at P(fake) ≥ {summary['threshold']!r}", ylabel="truth", title="Confusion matrix")
     axes.grid(visible=False)
     axes.tick_params(length=0)
 
@@ -99,7 +99,9 @@ def draw_roc(axes: Axes, labels: np.ndarray, scores: np.ndarray, summary: metric
     if summary["auc"] is None:
         return say_undefined(axes, "The ROC curve")
     rates = roc_curve(labels, scores)
-    axes.plot(rates[0], rates[1], color=COLOURS[1], label=f"AUC {summary['auc']:.3f}{_interval(summary)}")
+    axes.plot(
+        rates[0], rates[1], color=COLOURS[1], label=f"AUC {metrics.rounded(summary['auc'], 3)}{_interval(summary)}"
+    )
     _mark_threshold(axes, 1 - summary["recall_real"], summary["recall_fake"], summary)
     put_legend_below(axes)
     return None
@@ -107,9 +109,10 @@ def draw_roc(axes: Axes, labels: np.ndarray, scores: np.ndarray, summary: metric
 
 def _interval(summary: metrics.Summary) -> str:
     if summary["auc_interval"] is None:
-        return ""
-    low, high = summary["auc_interval"]
-    return f", 95 % interval {low:.3f} to {high:.3f} ({summary['groups']:,} groups)"
+        said = metrics.without_interval("auc", summary)
+        return f",\n{said}" if said else ""
+    low, high = (metrics.rounded(end, 3) for end in summary["auc_interval"])
+    return f", 95 % interval {low} to {high} ({summary['groups']:,} groups)"
 
 
 def draw_precision_recall(axes: Axes, labels: np.ndarray, scores: np.ndarray, summary: metrics.Summary) -> None:
@@ -123,7 +126,7 @@ def draw_precision_recall(axes: Axes, labels: np.ndarray, scores: np.ndarray, su
     base_rate = summary["fake"] / summary["n"]
     axes.axhline(base_rate, linestyle="--", color=GREY, linewidth=1.2, label=f"base rate {base_rate:.3f}")
     precision, recall, _ = precision_recall_curve(labels, scores)
-    label = f"average precision {summary['average_precision']:.3f}"
+    label = f"average precision {metrics.rounded(summary['average_precision'], 3)}"
     axes.plot(recall, precision, color=COLOURS[1], drawstyle="steps-post", label=label)
     if summary["precision_fake"] is not None:
         _mark_threshold(axes, summary["recall_fake"], summary["precision_fake"], summary)
@@ -160,7 +163,7 @@ def draw_scores(axes: Axes, labels: np.ndarray, scores: np.ndarray, summary: met
         }
         axes.hist(chosen, bins, weights=shares, label=f"{name}: {len(chosen):,} images", **style)
     axes.axvline(
-        summary["threshold"], linestyle="--", color="black", linewidth=1.2, label=f"threshold {summary['threshold']:g}"
+        summary["threshold"], linestyle="--", color="black", linewidth=1.2, label=f"threshold {summary['threshold']!r}"
     )
     axes.set(xlim=(0, 1), xlabel="P(fake)", ylabel="share of the class", title="Scores by class")
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
