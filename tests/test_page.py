@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 
+import numpy as np
 import psutil
 import pytest
 import small_model
@@ -16,6 +17,7 @@ from processes import descendants
 from serving import post_files, served_process
 from tiny_sources import video
 
+from tfds_builders.records.decode import encode_png
 from trainers.occlusion import CELLS
 
 pytestmark = pytest.mark.long
@@ -36,6 +38,8 @@ FLAGS = [
 ]
 LEAST_CONTRAST = 4.5  # WCAG 2.2, 1.4.3, for text of any size
 PNG = small_model.image_bytes("PNG", 60, 90)
+_BLOCKS = np.kron(np.random.default_rng(0).integers(0, 2, (15, 22, 3)) * 255, np.ones((4, 4, 1)))
+BLOCKS = encode_png(_BLOCKS.astype(np.uint8))  # whose parts matter to the tiny model: 0.008 of P(fake) at most
 
 # (text, contrast to what is behind it) of every element that holds text: WCAG 2.2's relative luminance.
 CONTRASTS = """() => {
@@ -184,7 +188,7 @@ def test_a_video_is_shown_and_judged_by_its_frames(visit):
 
 def test_evidence_lies_over_the_picture(visit):
     page = visit()
-    item = upload(page, ("a.png", PNG))
+    item = upload(page, ("a.png", BLOCKS))
     page.get_by_role("button", name="Where?").click()
     heat_map = item.get_by_role("img", name="Orange parts speak for fake")
     heat_map.wait_for()
@@ -197,11 +201,31 @@ def test_evidence_lies_over_the_picture(visit):
     check_contrasts(page)
 
 
+@pytest.mark.parametrize(
+    ("strongest", "is_painted", "says"),
+    [
+        (0.0421, True, "covering the strongest changes P(fake) by 0.042."),
+        (0.0009, False, "Covering any one part changes P(fake) by less than 0.001: no part decides alone."),
+    ],
+)
+def test_evidence_comes_with_its_size_and_none_is_painted_where_there_is_none(visit, strongest, is_painted, says):
+    page = visit()
+    evidence = [[0.0] * CELLS for _ in range(CELLS)]
+    evidence[2][3] = -strongest
+    page.route("**/v1/explain", lambda route: route.fulfill(json={"evidence": evidence}))
+    item = upload(page, ("a.png", PNG))
+    page.get_by_role("button", name="Where?").click()
+    expect(item).to_contain_text(says)
+    expect(page.get_by_role("status")).to_contain_text(says)
+    expect(item.locator("canvas")).to_have_count(int(is_painted))
+    check_contrasts(page)
+
+
 def test_the_keyboard_is_enough(visit):
     page = visit()
     # From here on: asked to listen at the moment of the key, the browser may open its own dialogue first.
     page.on(
-        "filechooser", lambda chooser: chooser.set_files([{"name": "a.png", "mimeType": "image/png", "buffer": PNG}])
+        "filechooser", lambda chooser: chooser.set_files([{"name": "a.png", "mimeType": "image/png", "buffer": BLOCKS}])
     )
     page.bring_to_front()  # keys go to the page that has the focus
     page.keyboard.press("Tab")

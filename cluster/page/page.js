@@ -56,11 +56,15 @@ function preview(file) {
   return figure;
 }
 
+const LEAST = 0.001;  // of P(fake): what changes it less is not worth a colour
+
+// Lays the map over the picture, the strongest part opaque; returns what it shows in words.
 function paint(figure, evidence) {
+  const strongest = Math.max(...evidence.flat().map(Math.abs));
+  if (strongest < LEAST) return `Covering any one part changes P(fake) by less than ${LEAST}: no part decides alone.`;
   const cells = evidence.length;
   const canvas = make("canvas");
   canvas.width = canvas.height = cells;
-  const strongest = Math.max(...evidence.flat().map(Math.abs), 1e-9);
   const pen = canvas.getContext("2d");
   evidence.forEach((row, y) => row.forEach((value, x) => {
     const colour = value > 0 ? "213, 94, 0" : "0, 114, 178";
@@ -71,6 +75,8 @@ function paint(figure, evidence) {
   canvas.setAttribute("aria-label", "Orange parts speak for fake, blue ones for real");
   figure.querySelector(".no-preview")?.replaceChildren();
   figure.append(canvas);
+  return "Orange parts speak for fake, blue ones for real; "
+    + `covering the strongest changes P(fake) by ${strongest.toFixed(3)}.`;
 }
 
 function whereButton(file, figure) {
@@ -81,8 +87,7 @@ function whereButton(file, figure) {
     button.textContent = "Looking …";
     let words;
     try {
-      paint(figure, (await post("v1/explain", file)).evidence);
-      words = "Orange parts speak for fake, blue ones for real.";
+      words = paint(figure, (await post("v1/explain", file)).evidence);
     } catch (error) {
       words = error.message;
     }
