@@ -116,7 +116,7 @@ def calibration_of(temperature: float | None, base_rate: float | None) -> str:
         return "P(fake) is the network's own: it was not calibrated."
     return (
         f"P(fake) was calibrated by a temperature ({temperature:.3g}) on validation images of which {base_rate:.1%} "
-        "are fake. It is meant for that share and no other, and a temperature cannot mend scores that lean to one class."
+        "are fake. It is meant for that share and no other; a temperature cannot mend scores that lean to one class."
     )
 
 

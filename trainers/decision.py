@@ -81,6 +81,12 @@ def decide(
             *(target_fpr, num_reals, reals_needed(target_fpr)),
         )
     temperature = fit_temperature(labels, scores) if calibrate else None
+    if calibrate and temperature is None:
+        logging.getLogger(__name__).warning(
+            "P(fake) is not calibrated: on the %d validation images any sharper, or any softer, scores would fit better. "
+            "Give more of them, some of which the model gets wrong.",
+            len(labels),
+        )
     p_fake = Decision(temperature=temperature).calibrated(scores)
     chosen = {"balanced": best_balanced_threshold(labels, p_fake), "fpr": threshold_at_fpr(labels, p_fake, target_fpr)}
     found = chosen.get(rule)
