@@ -83,7 +83,7 @@ def decide(
     temperature = fit_temperature(labels, scores) if calibrate else None
     if calibrate and temperature is None:
         logging.getLogger(__name__).warning(
-            "P(fake) is not calibrated: on the %d validation images any sharper, or any softer, scores would fit better. "
+            "P(fake) is not calibrated: on the %d validation images any sharper, or softer, scores would fit better. "
             "Give more of them, some of which the model gets wrong.",
             len(labels),
         )
