@@ -32,7 +32,7 @@ class Part:
     scheme: str = ""  # the split scheme that they are a split of; "": the split that was written
 
 
-def most_wrong_images(predictions: pa.Table, parts: Sequence[Part], threshold: float = 0.5) -> list[Picture]:
+def most_wrong_images(predictions: pa.Table, parts: Sequence[Part], threshold: float) -> list[Picture]:
     """The images that were judged worst at the threshold, small, with what is written under them."""
     ends = np.cumsum([len(part.records) for part in parts])
     pictures = []

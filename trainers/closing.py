@@ -74,7 +74,7 @@ def _write_card(job: Job, run_id: str, test: pa.Table, decision: Decision, histo
     card["calibration"] = calibration_of(decision.temperature, decision.base_rate)
     card["facts"] = {"job": name, "MLflow run": run_id, "trained and tested on": dataset.title}
     pictures = {
-        WORST: most_wrong_images(test, [Part(dataset, job.records["test"])]),
+        WORST: most_wrong_images(test, [Part(dataset, job.records["test"])], decision.threshold),
         AUGMENTED: augmented(job.config, job.records["train"]),
     }
     write_card(job.folder.path, test, card, f"{name} on {dataset.title}, test", history, pictures)

@@ -157,7 +157,7 @@ def evaluate(
         "evaluated on": f"{where}, {tested} (fingerprint {fingerprints})",
     }
     history = json.loads(tracking.read_artifact(version.run_id, HISTORY) or "[]")
-    pictures = {WORST: most_wrong_images(predictions, parts)}
+    pictures = {WORST: most_wrong_images(predictions, parts, settings["threshold"])}
     if origin and origin.config:
         pictures[AUGMENTED] = augmented(origin.config, origin.records["train"])
     card["datasets"] = [told_of(part.dataset) for part in parts]
