@@ -97,7 +97,11 @@ def test_job_is_one_finished_run_with_config_metrics_and_artifacts(finished):
     assert {"dataset", "dataset_card.md", "model_card.md", "card.json", "card.html"} <= artifacts
     page = (Path(finished.directory) / "card.html").read_text()
     assert f"{finished.metrics['auc']:.4f}" in page
-    assert "P(fake) was calibrated" in page
+    assert "P(fake) was calibrated by a temperature" in page
+    assert "the expected calibration error there was 0." in page
+    told = (Path(finished.directory) / "model_card.md").read_text()
+    card = json.loads((Path(finished.directory) / "card.json").read_text())
+    assert all(sentence in told for sentence in [*card["notes"], card["calibration"]])
     assert page.split("Training images as the network saw them")[1].count("<img") == 8  # the global batch
 
 

@@ -106,17 +106,19 @@ def _narrow(summary: metrics.Summary) -> list[str]:
     return [f"The intervals are of {of}: of fewer than {FEW_GROUPS} of a class they are too narrow."]
 
 
-def calibration_of(temperature: float | None, base_rate: float | None) -> str:
-    """What P(fake) means, in a sentence.
+def calibration_of(temperature: float | None, base_rate: float | None, errors: Sequence[float | None] = ()) -> str:
+    """What P(fake) means, in a few sentences.
 
     Args:
       temperature, base_rate: as of `trainers.decision.Decision`.
+      errors: the expected calibration error on the validation images without and with it; (): not known here.
     """
     if temperature is None:
         return "P(fake) is the network's own: it was not calibrated."
+    told = f": the expected calibration error there was {errors[0]:.3f} and is {errors[1]:.3f}" if errors else ""
     return (
-        f"P(fake) was calibrated by a temperature ({temperature:.3g}) on validation images of which {base_rate:.1%} "
-        "are fake. It is meant for that share and no other; a temperature cannot mend scores that lean to one class."
+        f"P(fake) was calibrated by a temperature ({temperature:.3g}) on the validation images{told}. Of these "
+        f"{base_rate:.1%} are fake: it is meant for that share and no other."
     )
 
 

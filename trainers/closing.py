@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 
 from tfds_builders.records.schema import LABELS
 from trainers import metrics, starting_weights, tracking
+from trainers.calibration import expected_calibration_error
 from trainers.card import Card, calibration_of, card_of
 from trainers.card_files import CARD, FIGURES, PAGE, write_card
 from trainers.card_pictures import AUGMENTED, WORST, Part, augmented, most_wrong_images
@@ -42,7 +43,9 @@ def close(job: Job, run_id: str, logger: RunLogger, train_secs: float) -> JobRes
     decision = decide_for(job.config.model, metrics.of_split(scored, "validation"))
     predictions = decision.applied(scored)  # as the registered model will report them
     pq.write_table(predictions, folder / PREDICTIONS)
-    card = _write_card(job, run_id, metrics.of_split(predictions, "test"), decision, history)
+    errors = [_calibration_error(table) for table in (scored, predictions)]
+    calibration = calibration_of(decision.temperature, decision.base_rate, errors)
+    card = _write_card(job, run_id, metrics.of_split(predictions, "test"), decision, calibration, history)
     best = best_epoch(losses(history)) if history else 0
     _log(job, run_id, logger, card, history, best)
     result = JobResult(
@@ -65,13 +68,18 @@ def close(job: Job, run_id: str, logger: RunLogger, train_secs: float) -> JobRes
     return result
 
 
-def _write_card(job: Job, run_id: str, test: pa.Table, decision: Decision, history: History) -> Card:
+def _calibration_error(predictions: pa.Table) -> float | None:
+    validation = metrics.of_split(predictions, "validation")
+    return expected_calibration_error(validation["label"].to_numpy(), validation["p_fake"].to_numpy())
+
+
+def _write_card(job: Job, run_id: str, test: pa.Table, decision: Decision, calibration: str, history: History) -> Card:
     dataset, name = job.dataset, job.folder.name
     first_run_id = starting_weights.tags_of(job.config).get(starting_weights.RUN_TAG)
     origin = origin_from(dataset, job.records, job.config, first_run_id, job.config.data.data_dir)
     notes = [*notes_of(origin, [origin.test]), *audit_notes(dataset)]
     card = card_of(test, decision.threshold, unsure=decision.unsure, notes=notes)
-    card["calibration"] = calibration_of(decision.temperature, decision.base_rate)
+    card["calibration"] = calibration
     card["facts"] = {"job": name, "MLflow run": run_id, "trained and tested on": dataset.title}
     pictures = {
         WORST: most_wrong_images(test, [Part(dataset, job.records["test"])], decision.threshold),
@@ -92,19 +100,15 @@ def _log(job: Job, run_id: str, logger: RunLogger, card: Card, history: History,
     for file in (PREDICTIONS, HISTORY, CONFIG, CARD, PAGE):
         logger.artifact(folder / file)
     tags = tracking.client_of().get_run(run_id).data.tags
-    for part in write_dossier(folder, job.dataset, job.config, _registered_name(job), card, tags):
+    for part in write_dossier(folder, job.dataset, job.config, job.family.registered_name(job.config), card, tags):
         logger.artifact(folder / part, str(part.parent) if part.parent.name else None)
-
-
-def _registered_name(job: Job) -> str:
-    return job.config.job.registered_name or job.family.default_registered_name
 
 
 def _register(job: Job, result: JobResult, test: pa.Table, decision: Decision) -> JobResult:
     """`test` as scored by the network, before its temperature."""
     started, records, model = time.monotonic(), job.records["test"], job.config.model
     rows = np.arange(min(len(records), NUM_COMPARED_IMAGES))
-    name = _registered_name(job)
+    name = job.family.registered_name(job.config)
     version = version_of(result.run_id, name) or register(
         result.run_id,
         job.folder.path / MODEL,

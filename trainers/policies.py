@@ -2,7 +2,7 @@
 
     make_order(records, config.data, global_batch_size=32, seed=0)       # the one that --order and --dataset ask for
     balanced_order(records.labels, global_batch_size=32, seed=0)         # as many real as fake, always
-    mixed_order(records.sources, {"a": 3, "b": 1}, ...)                  # three of a for each of b
+    mixed_order(datasets, {"a": 3, "b": 1}, ...)                         # three of a for each of b
     BlockedOrder(len(records), 32, 0, block_size=64, window_size=4096)   # neighbours are read together
 
 All are `Order`s: pure functions of (seed, position), the same on any number of workers and after any restart.

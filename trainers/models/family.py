@@ -46,14 +46,9 @@ class Family:
     phases: Callable[[Config], list[Phase]]
     ensembles: Mapping[str, Ensemble] = field(default_factory=dict)  # by variant
 
-    @property
-    def default_registered_name(self) -> str:
-        """Name of the registered model when none is given."""
-        return f"realshard-{self.name}"
-
     def registered_name(self, config: Config) -> str:
         """Name of the model that a job of this family registers."""
-        return config.job.registered_name or self.default_registered_name
+        return config.job.registered_name or f"realshard-{self.name}"
 
 
 def weights_file(weights: str) -> Path | None:
