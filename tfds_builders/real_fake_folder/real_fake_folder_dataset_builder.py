@@ -1,6 +1,5 @@
 """Anybody's own real and fake images: a folder that tells the class, or a list."""
 
-import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -10,6 +9,7 @@ import pyarrow as pa
 import tensorflow_datasets as tfds
 
 from tfds_builders.records.errors import Refused
+from tfds_builders.sharding import settings
 from tfds_builders.sharding.builder import ShardedBuilder, given_splits
 from tfds_builders.sharding.layout import place_by_folders
 from tfds_builders.sharding.manifest import Excluded, Record
@@ -46,7 +46,7 @@ class Builder(ShardedBuilder):
 
     def made_with(self, manual_dir: Path) -> Mapping[str, str | int]:
         """The regular expression of the groups."""
-        return {"group_regex": os.environ.get(_GROUP_REGEX, "")}
+        return {"group_regex": settings.text(_GROUP_REGEX)}
 
     def assign_splits(self, scan: pa.Table) -> Mapping[str, np.ndarray]:
         """Given, completed or drawn 80/10/10; scheme_balanced with as many real as fake."""
@@ -57,7 +57,7 @@ class Builder(ShardedBuilder):
 
 def _group_of() -> Callable[[str], str]:
     """From an image's path to its group: what the regular expression's first group, or all of it, matches."""
-    pattern = os.environ.get(_GROUP_REGEX, "")
+    pattern = settings.text(_GROUP_REGEX)
     if not pattern:
         return lambda id: ""
     try:

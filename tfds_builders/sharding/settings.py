@@ -9,6 +9,11 @@ from tfds_builders.sharding.validate import LEVELS
 _DEFAULT_MAX_QUARANTINED = 0.01  # above this share of bad files, something is wrong with the download
 
 
+def text(name: str) -> str:
+    """The environment variable `name`, "" if it is not set. For builders, whose `os` TFDS's test case replaces."""
+    return os.environ.get(name, "")
+
+
 def validation() -> str:
     """How deeply files are checked, one of `validate.LEVELS`: REALSHARD_VALIDATION.
 
