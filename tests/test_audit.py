@@ -456,6 +456,19 @@ def test_plain_shortcuts_are_found_with_the_fact_that_gives_them_away(plant, cod
     assert feature in by_code(findings)[code].numbers["features"]
 
 
+@pytest.mark.parametrize(("reals", "fakes"), [(20, 20), (22, 22), (100, 20)])
+def test_a_shortcut_is_found_in_the_smallest_classes_that_are_tested(reals, fakes, tmp_path):
+    records = [
+        dataclasses.replace(
+            record, label=int(at >= reals), group="", image=encode(pixels, "JPEG" if at < reals else "PNG")
+        )
+        for at, (record, (_, pixels)) in enumerate(list(zip(clean_records(), crops(), strict=True))[: reals + fakes])
+    ]
+    dataset = load(write_records(tmp_path, records))
+    _, findings = find_shortcuts(dataset, scan(dataset, np.arange(len(records)), 400, show_progress=False))
+    assert by_code(findings)["shortcut_encoding"].severity == "high"
+
+
 @pytest.mark.parametrize(("groups", "code", "severity"), [
     (1, "shortcut_not_tested", "info"), (3, "shortcut_encoding", "medium"), (7, "shortcut_encoding", "high"),
 ])  # fmt: skip

@@ -38,6 +38,7 @@ MIN_OF_EACH_CLASS = 20
 FEW_GROUPS = 7
 
 _FOLDS = 5
+_LEAF = 20  # images; of fewer than 60 of a class a third: where a leaf holds a whole class nothing can be parted
 _BOOTSTRAPS = 500
 _MANY_ROWS = 4000  # from here on, one division into folds is as good as three
 _MAX_MEDIUM = ("file_size", "metadata")
@@ -202,8 +203,9 @@ def _cross_validate(
             if len(np.unique(labels[fitted])) < 2:
                 scores[held_out] += 0.5
                 continue
+            leaf = max(1, min(_LEAF, int(np.bincount(labels[fitted]).min()) // 3))
             model = HistGradientBoostingClassifier(
-                max_iter=40, max_leaf_nodes=15, early_stopping=False, random_state=seed
+                max_iter=40, max_leaf_nodes=15, min_samples_leaf=leaf, early_stopping=False, random_state=seed
             ).fit(matrix[fitted], labels[fitted])
             scores[held_out] += model.predict_proba(matrix[held_out])[:, 1]
             if repeat == fold == 0 and len(np.unique(labels[held_out])) == 2:
