@@ -57,6 +57,17 @@ def test_every_format_and_size_in_a_folder_gets_a_verdict(home, folder, capsys):
     assert {(answer["model"], answer["version"]) for answer in answers} == {(NAME, 1)}
 
 
+def test_what_is_passed_over_in_a_folder_is_said(folder, capsys):
+    for name in ("photo.HEIC", ".DS_Store", "1.jfif"):
+        (folder / name).write_bytes(b"")
+    found = predict.find_files([folder])
+    assert len(found) == len(FORMATS) + 1
+    assert "1.jfif" in {file.name for file in found}
+    said = capsys.readouterr().err
+    assert f"2 files in {folder} are passed over" in said
+    assert f"{folder}/notes.txt, {folder}/photo.HEIC. Name a file" in said
+
+
 def test_a_bad_file_has_its_line_and_the_others_are_scored(home, folder, capsys):
     good, alone = folder / "0.JPEG", answers_of(capsys, str(folder / "0.JPEG"))[1][0]
     (folder / "page.jpg").write_text("<html>gone</html>")

@@ -24,7 +24,7 @@ from trainers.registry import Detector, Verdict, load_detector
 
 DEFAULT_MODEL = "models:/realshard-resnet50@champion"
 # What is taken from a folder; a file named on the command line may be called anything.
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm")
 NUM_FRAMES = 16  # of a video, at regular intervals
 _BATCH_IMAGES = 32
@@ -43,13 +43,21 @@ class Answer:
 
 
 def find_files(paths: Sequence[Path]) -> list[Path]:
-    """`paths`, with each folder replaced by the images and videos in it and below, by name."""
+    """`paths`, with each folder replaced by the images and videos in it and below, by name; says what is left out."""
     files = []
     for path in paths:
         if path.is_dir():
             known = SUFFIXES + VIDEO_SUFFIXES
-            below = sorted(found for found in path.rglob("*") if found.suffix.lower() in known and found.is_file())
+            every = sorted(found for found in path.rglob("*") if found.is_file())
+            below = [found for found in every if found.suffix.lower() in known]
             files += below or [path]  # a folder without images is answered as one unreadable file
+            others = [str(found) for found in every if found.suffix.lower() not in known and found.name[0] != "."]
+            if others:
+                print(
+                    f"{len(others)} files in {path} are passed over, since they are not called images or videos: "
+                    f"{', '.join(others[:3])}{', ...' if len(others) > 3 else ''}. Name a file to have it judged.",
+                    file=sys.stderr,
+                )
         else:
             files.append(path)
     return files
