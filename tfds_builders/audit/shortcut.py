@@ -105,7 +105,7 @@ def find_shortcuts(dataset: BuiltDataset, scanned: Scanned, seed: int = 0) -> tu
     labels = table["label"].to_numpy().astype(np.int64)
     groups = _groups(table)
     smaller = int(min((labels == 0).sum(), (labels == 1).sum()))
-    num_groups = _groups_of_each_class(labels, groups)
+    num_groups = _fewest_groups(labels, groups)
     if smaller < MIN_OF_EACH_CLASS or num_groups < 2:
         finding = Finding(
             "shortcut_not_tested",
@@ -122,7 +122,7 @@ def find_shortcuts(dataset: BuiltDataset, scanned: Scanned, seed: int = 0) -> tu
 
     # One thread: on a busy machine OpenMP's threads wait for one another so long that it takes a hundred times more.
     with threadpool_limits(1):
-        results = [_test(family, facts, labels, groups, seed) for family, facts in families.items()]
+        results = [_test(family, facts, labels, groups, num_groups, seed) for family, facts in families.items()]
     return results, [found for result in results[:-1] if (found := _judge(result))]
 
 
@@ -136,7 +136,7 @@ def _groups(table: pa.Table) -> np.ndarray:
     return np.unique(codes, return_inverse=True)[1]
 
 
-def _groups_of_each_class(labels: np.ndarray, groups: np.ndarray) -> int:
+def _fewest_groups(labels: np.ndarray, groups: np.ndarray) -> int:
     """How many groups the class has that is found in fewer."""
     return min(len(np.unique(groups[labels == label])) for label in (0, 1))
 
@@ -166,8 +166,9 @@ def _families(table: pa.Table, scanned: Scanned, usable: np.ndarray) -> dict[str
     }
 
 
-def _test(family: str, facts: dict[str, np.ndarray], labels: np.ndarray, groups: np.ndarray, seed: int) -> ShortcutTest:
-    num_groups = _groups_of_each_class(labels, groups)
+def _test(
+    family: str, facts: dict[str, np.ndarray], labels: np.ndarray, groups: np.ndarray, num_groups: int, seed: int
+) -> ShortcutTest:
     varying = {name: values for name, values in facts.items() if len(np.unique(values)) > 1}  # NaN equals NaN here
     if not varying:
         return ShortcutTest(family, len(labels), num_groups, 0.5, 0.5, 0.5, [])

@@ -14,7 +14,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tfds_builders.records.header import BadImage, ImageFacts, NeedMore, extension_flag, inspect
+from tfds_builders.records.facts import BadImage, ImageFacts, NeedMore
+from tfds_builders.records.header import extension_flag, inspect
 from tfds_builders.records.schema import LEDGER_SCHEMA, MANIFEST_SCHEMA
 from tfds_builders.sharding.collector import collector_off
 from tfds_builders.sharding.manifest import CHUNK_RECORDS, LISTING_SCHEMA, entries_of, ledger_row

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tfds_builders.records.errors import Refused
-from tfds_builders.records.header import BadImage
+from tfds_builders.records.facts import BadImage
 
 ZIP_LOCAL_HEADER_BYTES = 30
 _ZIP_ENCRYPTED_FLAG = 0x1

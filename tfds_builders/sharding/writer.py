@@ -20,8 +20,9 @@ from pyarrow import feather
 
 from tfds_builders.records.decode import to_png
 from tfds_builders.records.example import surround
+from tfds_builders.records.facts import BadImage, ImageFacts
 from tfds_builders.records.framing import OVERHEAD_BYTES, ends
-from tfds_builders.records.header import BadImage, ImageFacts, inspect
+from tfds_builders.records.header import inspect
 from tfds_builders.records.schema import LEDGER_SCHEMA, MANIFEST_SCHEMA, SCHEME_PREFIX
 from tfds_builders.sharding.collector import collector_off
 from tfds_builders.sharding.harmonise import harmonise
